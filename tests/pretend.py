@@ -1,0 +1,56 @@
+"""A processor that says it is a GPU, so that paths for other devices are tested on any machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+WAITS = {
+    "__bool__",
+    "__int__",
+    "__float__",
+    "__index__",
+    "item",
+    "tolist",
+    "nonzero",
+    "cpu",
+    "numpy",
+}
+WAITS |= {
+    "masked_select",
+    "unique",
+    "equal",
+    "tensor",
+    "as_tensor",
+    "from_numpy",
+    "repeat_interleave",
+}
+
+
+class PretendDevice(TorchFunctionMode):
+    """A context in which every tensor says it lives on a GPU, and stays where it is.
+
+    `waits` counts the calls at which one would have to wait for a real device, or send it data.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: Counter[str] = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if getattr(func, "__self__", None) is torch.Tensor.device:
+            return torch.device("cuda")
+        if "device" in kwargs:
+            kwargs["device"] = "cpu"
+        name = getattr(func, "__name__", "")
+        if name in WAITS or (name in ("__getitem__", "__setitem__") and _picks_by_mask(args[1])):
+            self.waits[name] += 1
+        return func(*args, **kwargs)
+
+
+def _picks_by_mask(index: object) -> bool:
+    parts = index if isinstance(index, tuple) else (index,)
+    return any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in parts)
