@@ -1,0 +1,174 @@
+"""Losses: what the network pays for a wrong class and for a box in the wrong place.
+
+The pieces are small on purpose. `smooth_l1` and `focal_loss` are the two that D2L's exercises ask for;
+`ssd_loss` puts a class loss and a box loss together the way SSD does: hard negatives only, and both
+divided by the number of positives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from d2lmini.matching import Targets
+
+
+class Losses(NamedTuple):
+    """Class and box loss, scalars, already weighted: their sum is what is minimised."""
+
+    cls: Tensor
+    box: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """cls + box."""
+        return self.cls + self.box
+
+
+def smooth_l1(x: Tensor, sigma: float = 1.0) -> Tensor:
+    """Elementwise (σx)²/2 where |x| < 1/σ², |x| − 1/(2σ²) beyond: a parabola with straight arms.
+
+    Large σ approaches |x|. Value and slope agree where the pieces meet. Raises ValueError unless σ > 0.
+    Source: Girshick 2015 (Fast R-CNN), equation 3; σ as in D2L 14.7, exercise 1.
+
+    >>> smooth_l1(torch.tensor([0.5, 2.0]), sigma=1.0)
+    tensor([0.1250, 1.5000])
+    """
+    if not sigma > 0:
+        raise ValueError(f"sigma is {sigma}: it must be > 0")
+    size = x.abs()
+    return torch.where(size < sigma**-2, 0.5 * (sigma * x) ** 2, size - 0.5 * sigma**-2)
+
+
+def focal_loss(p: Tensor, gamma: float = 2.0, alpha: float | None = None) -> Tensor:
+    """Elementwise −α (1 − p)^γ log p, where p (...) is the probability given to the true class.
+
+    γ = 0 is cross-entropy; a larger γ silences what is already classified well. `alpha` None means 1.
+    p = 0 gives a large finite number. For training use `focal_loss_with_logits`, which loses nothing to
+    rounding when p is close to 0 or 1. Raises ValueError unless γ ≥ 0. Source: Lin et al. 2017, eq. 5.
+
+    >>> focal_loss(torch.tensor([0.5]), gamma=0.0)
+    tensor([0.6931])
+    """
+    _check_gamma(gamma)
+    log_p = p.clamp(min=torch.finfo(p.dtype).tiny).log()
+    return -(1.0 if alpha is None else alpha) * _power(1 - p, gamma) * log_p
+
+
+def focal_loss_with_logits(
+    logits: Tensor, labels: Tensor, gamma: float = 2.0, alpha: float | None = None
+) -> Tensor:
+    """Focal loss (...) of the softmax of `logits` (..., K + 1) for true classes `labels` (...).
+
+    `alpha` weighs the foreground, 1 − α the background (label 0); None weighs all alike. Finite, with
+    finite gradients, for any finite logits. Source: Lin et al. 2017, equation 5, with a softmax.
+    """
+    _check_gamma(gamma)
+    log_p = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    # 1 − p from log p: −expm1 keeps all digits where p rounds to 1
+    loss = -_power(-torch.expm1(log_p), gamma) * log_p
+    return loss if alpha is None else torch.where(labels > 0, alpha * loss, (1 - alpha) * loss)
+
+
+def _power(miss: Tensor, gamma: float) -> Tensor:
+    """miss^γ with a finite gradient at 0, where a power below 1 has none."""
+    if gamma == 0:
+        return torch.ones_like(miss)
+    return miss.clamp(min=torch.finfo(miss.dtype).eps if gamma < 1 else 0.0) ** gamma
+
+
+def _check_gamma(gamma: float) -> None:
+    if not gamma >= 0:
+        raise ValueError(f"gamma is {gamma}: it must be ≥ 0")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy (...) of logits (..., K + 1) for true classes `labels` (...), one per anchor."""
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view_as(labels)
+
+
+def hard_negatives(loss: Tensor, labels: Tensor, ratio: float = 3.0, minimum: int = 0) -> Tensor:
+    """Which anchors (N, A) count as negatives: in each picture the `ratio` × positives of largest loss.
+
+    `loss` (N, A) is the class loss, `labels` (N, A) with 0 for background. A picture without a positive
+    gets `minimum` of them. Ties go to the lower index. Source: SSD, section 2.2.
+    """
+    positive = labels > 0
+    count = positive.sum(1, keepdim=True)  # (N, 1)
+    wanted = torch.where(count > 0, count * ratio, minimum)
+    order = loss.detach().masked_fill(positive, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(
+        1, order, torch.arange(order.shape[1], device=order.device).expand_as(order)
+    )
+    return (rank < wanted) & ~positive
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """How `ssd_loss` weighs and selects.
+
+    `cls` is "cross_entropy" or "focal"; `box` "smooth_l1" (with `sigma`), "l1" or "l2". `negatives` is
+    how many hard negatives count per positive, None for all of them (as focal loss wants). An image
+    without objects contributes `minimum_negatives`. Raises ValueError naming the option.
+    """
+
+    cls: str = "cross_entropy"
+    box: str = "smooth_l1"
+    sigma: float = 1.0
+    gamma: float = 2.0
+    alpha: float | None = None
+    negatives: float | None = 3.0
+    minimum_negatives: int = 3
+    cls_weight: float = 1.0
+    box_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("cls", CLASS_LOSSES), ("box", BOX_LOSSES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"loss {name}={getattr(self, name)!r}: choose from {allowed}")
+        for name in ("cls_weight", "box_weight", "gamma", "minimum_negatives"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"loss {name} is {getattr(self, name)}: it must be ≥ 0")
+        if not self.sigma > 0:
+            raise ValueError(f"loss sigma is {self.sigma}: it must be > 0")
+        if self.negatives is not None and not self.negatives > 0:
+            raise ValueError(f"loss negatives is {self.negatives}: give a ratio > 0, or None for all")
+
+
+CLASS_LOSSES = ("cross_entropy", "focal")
+BOX_LOSSES = ("smooth_l1", "l1", "l2")
+
+
+def ssd_loss(logits: Tensor, offsets: Tensor, targets: Targets, config: LossConfig | None = None) -> Losses:
+    """The two losses of a batch, each a sum over its anchors divided by the number of positives.
+
+    Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without a single
+    positive is divided by 1. Nothing here waits for the device. Source: SSD, equations 1 to 3.
+    """
+    config = LossConfig() if config is None else config
+    positive = targets.labels > 0
+    count = positive.sum().clamp(min=1)
+    cls = _class_loss(logits, targets.labels, config)
+    if config.negatives is not None:
+        kept = positive | hard_negatives(cls, targets.labels, config.negatives, config.minimum_negatives)
+        cls = cls * kept
+    # Masked before the loss: the square of a wild prediction of a background anchor is inf, and inf · 0 NaN.
+    difference = torch.where(positive.unsqueeze(-1), offsets - targets.offsets, 0)
+    box = _box_loss(difference, config)
+    return Losses(config.cls_weight * cls.sum() / count, config.box_weight * box.sum() / count)
+
+
+def _class_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
+    if config.cls == "focal":
+        return focal_loss_with_logits(logits, labels, config.gamma, config.alpha)
+    return cross_entropy(logits, labels)
+
+
+def _box_loss(difference: Tensor, config: LossConfig) -> Tensor:
+    if config.box == "smooth_l1":
+        return smooth_l1(difference, config.sigma)
+    return difference.abs() if config.box == "l1" else 0.5 * difference**2

@@ -1,0 +1,177 @@
+"""TinySSD: a small base network, ever coarser feature maps, and two 3 × 3 heads on each of them.
+
+The network is D2L's (14.7.1), to the parameter: five scales, 5,444 anchors for a 256 × 256 picture. What
+differs costs nothing: anchors are made once and kept as a buffer, pooling comes before ReLU (the same
+numbers, fewer of them to clamp), and pixels are normalised inside, so that a picture is a picture
+wherever the model goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
+
+PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # pixels in [0, 1] to about zero mean and unit variance
+
+
+class Predictions(NamedTuple):
+    """What the network says of every anchor: `logits` (N, A, K + 1), background first, and `offsets`
+    (N, A, 4) in the units of `boxes.encode`."""
+
+    logits: Tensor
+    offsets: Tensor
+
+
+def conv_bn_relu(in_channels: int, out_channels: int, pool: bool = False) -> nn.Sequential:
+    """3 × 3 convolution, batch normalisation, (2 × 2 max pooling,) ReLU."""
+    layers = [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.BatchNorm2d(out_channels)]
+    if pool:  # max and ReLU commute; a quarter of the values is a quarter of the work
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.ReLU())
+
+
+def downsample(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Two convolutions, then half the height and width: (N, C, H, W) to (N, C', H / 2, W / 2)."""
+    return nn.Sequential(
+        conv_bn_relu(in_channels, out_channels), conv_bn_relu(out_channels, out_channels, pool=True)
+    )
+
+
+class TinyBackbone(nn.Module):
+    """D2L's base network and downsampling blocks: five feature maps, finest first.
+
+    `channels` are those of the base network's blocks, each of which halves the picture; the last is the
+    first map. Then come `extra` more halvings of `width` channels, and one map of a single pixel. With
+    the defaults a picture of 256 gives maps of 32, 16, 8, 4 and 1 pixels.
+    """
+
+    def __init__(self, channels: Sequence[int] = (16, 32, 64), width: int = 128, extra: int = 3) -> None:
+        super().__init__()
+        self.options = {"channels": list(channels), "width": width, "extra": extra}
+        pairs = zip((3, *channels[:-1]), channels, strict=True)
+        self.base = nn.Sequential(*(downsample(i, o) for i, o in pairs))
+        sizes = [channels[-1], *[width] * extra]
+        self.blocks = nn.ModuleList(downsample(i, o) for i, o in pairwise(sizes))
+        self.stride = 2 ** (len(channels) + extra)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps [(N, C, H, W)], finest first, of normalised pixels (N, 3, H, W)."""
+        maps = [self.base(x)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        # amax instead of AdaptiveMaxPool2d(1): the same number, and it exports for any size
+        return [*maps, maps[-1].amax(dim=(2, 3), keepdim=True)]
+
+
+class TinySSD(nn.Module):
+    """A single-shot detector: pictures in, class logits and box offsets of every anchor out.
+
+    `num_classes` does not count background. `image_size` is one side or (height, width) in pixels; the
+    anchors are a buffer made for it (`set_image_size` makes others). `anchor_spec` has one row per map.
+    `backbone` is any module that turns (N, 3, H, W) into a list of feature maps, finest first; its maps'
+    sizes and channels are found by running it once. Raises ValueError naming the option that does not
+    fit. Source: Liu et al. 2016 (SSD); D2L 14.7.
+
+    >>> model = TinySSD(num_classes=1)
+    >>> predictions = model(torch.zeros(2, 3, 256, 256))
+    >>> predictions.logits.shape, predictions.offsets.shape, model.anchors.shape
+    (torch.Size([2, 5444, 2]), torch.Size([2, 5444, 4]), torch.Size([5444, 4]))
+    """
+
+    anchors: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int | tuple[int, int] = 256,
+        anchor_spec: AnchorSpec = TINY_SSD_ANCHORS,
+        backbone: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}: give at least one class")
+        self.num_classes, self.anchor_spec = num_classes, anchor_spec
+        self.backbone = TinyBackbone() if backbone is None else backbone
+        shapes = self.set_image_size(image_size)
+        per_map = list(zip(shapes, anchor_spec.per_pixel, strict=True))
+        self.class_heads = nn.ModuleList(
+            nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for (c, _, _), k in per_map
+        )
+        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for (c, _, _), k in per_map)
+
+    def set_image_size(self, image_size: int | tuple[int, int]) -> list[tuple[int, int, int]]:
+        """Make the model ready for pictures of another size: new anchors, the same weights.
+
+        Returns (channels, height, width) of the feature maps. Raises ValueError when the size is too
+        small for the backbone.
+        """
+        image_size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        shapes = _map_shapes(self.backbone, image_size)
+        anchors = make_anchors([(h, w) for _, h, w in shapes], self.anchor_spec)  # (A, 4)
+        device = next(self.backbone.parameters(), anchors).device
+        self.register_buffer("anchors", anchors.to(device), persistent=False)
+        self.image_size = image_size
+        return shapes
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Predictions for pictures (N, 3, H, W): uint8, or floats in [0, 1].
+
+        Raises ValueError when the pictures are not of the size the model was built for.
+        """
+        if tuple(images.shape[1:]) != (3, *self.image_size):
+            raise ValueError(
+                f"pictures have shape {tuple(images.shape)}, the model was built for "
+                f"(N, 3, {self.image_size[0]}, {self.image_size[1]}): resize them, or call set_image_size"
+            )
+        maps = self.backbone(normalise(images, self.class_heads[0].weight.dtype))
+        logits = _concatenate(self.class_heads, maps, self.num_classes + 1)
+        return Predictions(logits, _concatenate(self.box_heads, maps, 4))
+
+
+def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels, uint8 or floats in [0, 1], to about zero mean and unit variance; shape unchanged.
+
+    Raises ValueError for other whole numbers, whose range nobody can know.
+    """
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise ValueError(f"pictures are {images.dtype}: give uint8 (0 to 255), or floats from 0 to 1")
+    scale = 255.0 if images.dtype == torch.uint8 else 1.0
+    return images.to(dtype).mul(1 / (scale * PIXEL_STD)).sub(PIXEL_MEAN / PIXEL_STD)
+
+
+def _concatenate(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
+    """One head per map, all anchors of all maps behind each other: float32 (N, A, values)."""
+    out = [
+        head(x).permute(0, 2, 3, 1).unflatten(-1, (-1, values)).flatten(1, 3)  # (N, H * W * k, values)
+        for head, x in zip(heads, maps, strict=True)
+    ]
+    out = torch.cat(out, dim=1)
+    # Half precision is for the convolutions: boxes and losses want float32.
+    return out.float() if out.dtype in (torch.float16, torch.bfloat16) else out
+
+
+@torch.no_grad()
+def _map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[int, int, int]]:
+    """(channels, height, width) of the backbone's maps, by running it once in evaluation mode."""
+    stride = getattr(backbone, "stride", 1)
+    if len(image_size) != 2 or min(image_size) < stride:
+        raise ValueError(
+            f"image_size {image_size} is too small for this backbone, which halves a picture "
+            f"{int(math.log2(stride))} times: give at least {stride} pixels a side"
+        )
+    modes = [(module, module.training) for module in backbone.modules()]  # some may be frozen
+    like = next(backbone.parameters(), torch.zeros(()))
+    blank = torch.zeros(1, 3, *image_size, device=like.device, dtype=like.dtype)
+    maps = backbone.eval()(blank)
+    for module, training in modes:
+        module.training = training
+    if not isinstance(maps, (list, tuple)) or any(m.ndim != 4 for m in maps):
+        raise ValueError("the backbone must return a list of feature maps (N, C, H, W), finest first")
+    return [tuple(m.shape[1:]) for m in maps]
