@@ -1,0 +1,212 @@
+"""D2L's real banana pictures: the archive fetched once, checked, and read from where it lies.
+
+Nothing is downloaded unless `download` is called. The generated bananas (`Synthetic("bananas")`)
+need no network and are the default everywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import stat
+import tempfile
+import time
+import zipfile
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+from d2lmini.data.annotated import AnnotatedPictures, DataError, Entry, Object
+
+URL = "https://d2l-data.s3-accelerate.amazonaws.com/banana-detection.zip"
+SHA1 = "5de26c8fce5ccdea9f91267273464dc968d20d72"
+FOLDER = "banana-detection"
+SPLITS = ("train", "val")
+COLUMNS = ["img_name", "label", "xmin", "ymin", "xmax", "ymax"]
+
+TIMEOUT = 30.0  # seconds without a byte
+DEADLINE = 900.0  # seconds in all
+MAX_ARCHIVE = 200 * 2**20  # bytes
+MAX_UNPACKED = 800 * 2**20
+MAX_MEMBERS = 10_000
+OFFLINE = "without a network use the generated bananas, which need no file: --data bananas"
+
+
+class Bananas(AnnotatedPictures):
+    """The real banana set, one banana per picture: 1000 to train with, 100 to validate.
+
+    `root` is the unpacked archive or the folder it lies in; None is where `download` puts it. The
+    boxes are edges in pixels from 0. Raises ValueError for an unknown split, and DataError (a
+    ValueError) where there is no archive or a row of its table is not right.
+    """
+
+    def __init__(self, root: str | Path | None = None, split: str = "train", size: int = 256) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        root = default_root() if root is None else Path(root)
+        folder = find_archive(root)
+        if folder is None:
+            raise DataError(
+                f"no banana pictures in {root}: call d2lmini.data.bananas.download(), or {OFFLINE}"
+            )
+        super().__init__(read_table(folder / f"bananas_{split}"), ("banana",), size)
+
+
+def default_root() -> Path:
+    """Where archives are kept: $D2LMINI_DATA, or d2lmini in the user's cache folder."""
+    chosen = os.environ.get("D2LMINI_DATA")
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(cache) / "d2lmini"
+
+
+def find_archive(root: Path) -> Path | None:
+    """The folder with both splits' tables: `root` itself or the archive's folder in it."""
+    for folder in (root, root / FOLDER):
+        if all((folder / f"bananas_{split}" / "label.csv").is_file() for split in SPLITS):
+            return folder
+    return None
+
+
+def read_table(folder: Path) -> list[Entry]:
+    """The entries of one split, in the table's order; DataError names the row that is not right."""
+    path = folder / "label.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a table ({error}): unpack it again") from error
+    if header != COLUMNS:
+        raise DataError(f"{path} has the columns {header}, not {COLUMNS}: unpack it again")
+    objects: dict[str, list[Object]] = {}
+    for number, row in enumerate(rows, start=2):
+        if row:
+            objects.setdefault(row[0], []).append(_read_row(row, f"{path}, line {number}"))
+    return [
+        Entry(folder / "images" / name, tuple(found), f"{path}, {name}") for name, found in objects.items()
+    ]
+
+
+def _read_row(row: list[str], where: str) -> Object:
+    """One object; its picture must lie in the folder of pictures."""
+    try:
+        name, label, *edges = row
+        left, top, right, bottom = (float(edge) for edge in edges)
+    except ValueError as error:
+        raise DataError(f"{where} is {row}: give a name, a label and 4 numbers") from error
+    if not name or PurePosixPath(name.replace("\\", "/")).name != name:
+        raise DataError(f"{where}: {name!r} is not the name of a file in the folder images")
+    if label.strip() != "0":
+        raise DataError(f"{where}: the label is {label!r}, but 0 (banana) is the only class")
+    return Object("banana", (left, top, right, bottom))
+
+
+# ----------------------------------------------------------------------------------------- fetching
+
+
+def download(
+    root: str | Path | None = None, url: str = URL, sha1: str = SHA1, timeout: float = TIMEOUT
+) -> Path:
+    """Fetch the archive (once), check it, unpack it in `root`; returns the folder to read from.
+
+    The archive's SHA-1 is compared before anything is unpacked, and the unpacked folder is put in
+    place whole, so that a failure leaves nothing behind. Raises DataError if the server cannot be
+    reached or gives something else, and says what to do without a network.
+    """
+    root = default_root() if root is None else Path(root)
+    present = find_archive(root)
+    if present is not None:
+        return present
+    if (root / FOLDER).exists():
+        raise DataError(f"{root / FOLDER} is there but not complete: remove it, then download again")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the last step is a rename within one file system.
+        with tempfile.TemporaryDirectory(dir=root, prefix=".banana-") as scratch:
+            archive = Path(scratch) / "archive.zip"
+            _fetch(url, archive, timeout)
+            _check_hash(archive, url, sha1)
+            unpack(archive, Path(scratch) / "unpacked")
+            return _put_in_place(Path(scratch) / "unpacked", root, url)
+    except (OSError, HTTPException) as error:  # also of urllib: no route, refused, 404, timeout
+        raise DataError(f"cannot fetch {url} into {root} ({error}): {OFFLINE}") from error
+
+
+def _fetch(url: str, target: Path, timeout: float) -> None:
+    """Write what the address gives to `target`, within the bounds on time and size."""
+    end = time.monotonic() + DEADLINE
+    _check_scheme(url)
+    with urlopen(url, timeout=timeout) as response, target.open("wb") as file:
+        _check_scheme(response.url)  # a redirect may lead elsewhere
+        received = 0
+        while block := response.read1(2**16):  # what is there: a slow server cannot hold us
+            received += len(block)
+            if received > MAX_ARCHIVE:
+                raise DataError(f"{url} gives more than {MAX_ARCHIVE} bytes, which is not the archive")
+            if time.monotonic() > end:
+                raise DataError(f"{url} is too slow ({received} bytes): try later, or {OFFLINE}")
+            file.write(block)
+        _check_length(response, received, url)
+
+
+def _check_scheme(url: str) -> None:
+    """Only https, but for a server on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname == "127.0.0.1"):
+        raise DataError(f"{url} is not an https address: data is only fetched over https")
+
+
+def _check_length(response: HTTPResponse, received: int, url: str) -> None:
+    told = response.headers.get("Content-Length", "")
+    if told.isdigit() and int(told) != received:
+        raise DataError(f"{url} was cut off after {received} of {told} bytes: try again")
+
+
+def _check_hash(archive: Path, url: str, sha1: str) -> None:
+    found = hashlib.sha1(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    if found != sha1:
+        raise DataError(
+            f"{url} is not the archive that was expected (SHA-1 {found}, not {sha1}): something "
+            f"between changed it, or it was replaced. Nothing was unpacked; try later, or {OFFLINE}"
+        )
+
+
+def unpack(archive: Path, target: Path) -> None:
+    """Unpack a zip into `target`, once every member is known to stay in it and within bounds.
+
+    Raises DataError naming the member that would not.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            total = sum(member.file_size for member in members)
+            if len(members) > MAX_MEMBERS or total > MAX_UNPACKED:
+                raise DataError(f"{archive} unpacks to {len(members)} files of {total} bytes: refused")
+            for member in members:
+                _check_member(member, archive)
+            file.extractall(target)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{archive} is not a sound zip ({error}): fetch it again") from error
+
+
+def _check_member(member: zipfile.ZipInfo, archive: Path) -> None:
+    """Only plain files and folders, below the target."""
+    path = PurePosixPath(member.filename.replace("\\", "/"))
+    mode = member.external_attr >> 16
+    plain = stat.S_IFMT(mode) in (0, stat.S_IFREG, stat.S_IFDIR)
+    if path.is_absolute() or ".." in path.parts or ":" in member.filename or not plain:
+        raise DataError(f"{archive} holds {member.filename!r}, which is not below it: refused")
+
+
+def _put_in_place(unpacked: Path, root: Path, url: str) -> Path:
+    """Rename the unpacked folder to its place in `root`."""
+    folder, target = find_archive(unpacked), root / FOLDER
+    if folder is None:
+        raise DataError(f"{url} does not hold bananas_train and bananas_val with their label.csv")
+    try:
+        os.replace(folder, target)
+    except OSError:
+        if find_archive(root) is None:  # otherwise another process was quicker, with the same files
+            raise
+    return target

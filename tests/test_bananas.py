@@ -1,0 +1,282 @@
+"""The banana archive: read from a folder, fetched from a server on this machine, or refused."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import io
+import stat
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2lmini.data import bananas
+from d2lmini.data.annotated import DataError
+from d2lmini.data.bananas import Bananas, download, unpack
+
+HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)
+    pixels[:, :, 1:] = pixels[:1, :1, 1:]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def members(count: int = 2) -> dict[str, bytes]:
+    """The files of a small archive."""
+    files = {}
+    for split in ("train", "val"):
+        folder = f"banana-detection/bananas_{split}"
+        rows = [f"{i}.png,0,{64 * i},128,{64 * i + 32},256\n" for i in range(count)]
+        files[f"{folder}/label.csv"] = (HEADER + "".join(rows)).encode()
+        files |= {f"{folder}/images/{i}.png": png(i) for i in range(count)}
+    return files
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+def written(root, files: dict[str, bytes] | None = None):
+    for name, data in (files or members()).items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server on this machine: put into `answers` what it says; `asked` is what it was asked."""
+    answers, asked = {}, []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            status, headers, body = answers.get(self.path, (404, {}, b""))
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        running.answers, running.asked = answers, asked
+        running.url = f"http://127.0.0.1:{running.server_address[1]}"
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def sha1(content: bytes) -> str:
+    return hashlib.sha1(content, usedforsecurity=False).hexdigest()
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("below", ["", "banana-detection"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_archive_is_read_from_its_folder_or_the_one_above(tmp_path, split, below):
+    data = Bananas(written(tmp_path) / below, split, size=64)
+    assert data.classes == ("banana",)
+    assert len(data) == 2
+    assert data[1].image.shape == (3, 64, 64)
+    assert data[1].boxes.tolist() == [[0.25, 0.5, 0.375, 1.0]]
+    assert data[1].labels.tolist() == [0]
+
+
+def test_nothing_there_names_the_ways_out_and_downloads_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(bananas, "urlopen", None)  # any use would fail
+    monkeypatch.setenv("D2LMINI_DATA", str(tmp_path / "none"))
+    with pytest.raises(DataError, match=r"download\(\).*--data bananas"):
+        Bananas()
+
+
+def test_unknown_splits_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="split is 'test'"):
+        Bananas(written(tmp_path), "test")
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ("", "cannot be read as a table"),
+        ("name,x\n", "has the columns"),
+        (HEADER + "0.png,0,1,2,3\n", "line 2"),
+        (HEADER + "0.png,0,1,2,3,4\n0.png,0,1,2,3,many\n", "line 3"),
+        (HEADER + "0.png,1,1,2,3,4\n", "line 2: the label is '1'"),
+        (HEADER + "../0.png,0,1,2,3,4\n", "line 2: '../0.png' is not the name"),
+        (HEADER + "..\\0.png,0,1,2,3,4\n", "is not the name"),
+    ],
+)
+def test_bad_tables_are_refused_by_line(tmp_path, table, fault):
+    files = members() | {"banana-detection/bananas_train/label.csv": table.encode()}
+    with pytest.raises(DataError, match=fault):
+        Bananas(written(tmp_path, files))
+
+
+def test_two_rows_of_one_picture_are_two_objects(tmp_path):
+    table = HEADER + "0.png,0,0,0,64,64\n0.png,0,64,64,128,128\n"
+    files = members() | {"banana-detection/bananas_train/label.csv": table.encode()}
+    data = Bananas(written(tmp_path, files), size=64)
+    assert len(data) == 1
+    assert data[0].boxes.tolist() == [[0, 0, 0.25, 0.25], [0.25, 0.25, 0.5, 0.5]]
+
+
+# ----------------------------------------------------------------------------------------- fetching
+
+
+def test_it_is_fetched_once_checked_and_put_in_place(tmp_path, server):
+    content, root = zipped(members()), tmp_path / "new"
+    server.answers["/a.zip"] = (200, {}, content)
+    folder = download(root, f"{server.url}/a.zip", sha1(content))
+    assert folder == root / "banana-detection"
+    assert [path.name for path in root.iterdir()] == ["banana-detection"]
+    assert len(Bananas(root)) == 2
+    assert download(root, f"{server.url}/a.zip", sha1(content)) == folder
+    assert server.asked == ["/a.zip"]
+
+
+def redirect(to: str):
+    return 302, {"Location": to}, b""
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ((404, {}, b""), "404.*--data bananas"),
+        ((200, {}, b"<html>log in</html>"), "is not the archive.*SHA-1.*Nothing was unpacked"),
+        ((200, {"Content-Length": "99999"}, b"half"), "cut off after 4 of 99999"),
+        (redirect("/a.zip"), "loop"),
+        (redirect("file:///etc/passwd"), "not allowed"),
+    ],
+)
+def test_anything_else_is_refused_and_leaves_nothing(tmp_path, server, answer, fault):
+    server.answers["/a.zip"] = answer
+    with pytest.raises(DataError, match=f"(?s){fault}"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(b"the archive"), timeout=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_redirect_away_from_https_is_refused(tmp_path, server):
+    """Only a server at 127.0.0.1 may be without it, so another name for it stands for any other."""
+    content = zipped(members())
+    server.answers["/a.zip"] = redirect(server.url.replace("127.0.0.1", "localhost") + "/b.zip")
+    server.answers["/b.zip"] = (200, {}, content)
+    with pytest.raises(DataError, match=r"localhost.* is not an https address"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(content), timeout=5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("limit", ["MAX_ARCHIVE", "DEADLINE"])
+def test_time_and_size_are_bounded(tmp_path, server, monkeypatch, limit):
+    content = zipped(members())
+    server.answers["/a.zip"] = (200, {}, content)
+    monkeypatch.setattr(bananas, limit, 0)
+    with pytest.raises(DataError, match=r"more than 0 bytes|too slow"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("url", ["http://example.org/a.zip", "file:///etc/passwd", "ftp://x/a.zip"])
+def test_only_https_is_used(tmp_path, url):
+    with pytest.raises(DataError, match="not an https address"):
+        download(tmp_path, url, sha1(b""))
+
+
+def test_no_network_is_one_clear_line(tmp_path, server):
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(DataError, match=r"cannot fetch .* --data bananas") as caught:
+        download(tmp_path, f"{server.url}/a.zip", sha1(b""), timeout=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_a_folder_is_not_overwritten(tmp_path):
+    (tmp_path / "banana-detection").mkdir()
+    with pytest.raises(DataError, match="not complete: remove it"):
+        download(tmp_path, "http://127.0.0.1:1/", sha1(b""))
+
+
+def test_another_archive_is_refused(tmp_path, server):
+    content = zipped({"readme.txt": b"hello"})
+    server.answers["/a.zip"] = (200, {}, content)
+    with pytest.raises(DataError, match="does not hold bananas_train"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_other_process_was_quicker(tmp_path, server, monkeypatch):
+    """The folder appears between the first look and the last step."""
+    content = zipped(members())
+    server.answers["/a.zip"] = (200, {}, content)
+    check = bananas._check_hash
+    monkeypatch.setattr(bananas, "_check_hash", lambda *a: (check(*a), written(tmp_path)))
+    assert download(tmp_path, f"{server.url}/a.zip", sha1(content)) == tmp_path / "banana-detection"
+    assert len(Bananas(tmp_path)) == 2
+
+
+# --------------------------------------------------------------------------------------- unpacking
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+def test_no_member_may_leave_the_target(tmp_path, name):
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zipped({"fine.txt": b"1", name: b"2"}))
+    with pytest.raises(DataError, match=r"evil.*refused"):
+        unpack(archive, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
+
+
+def test_links_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc")
+    with pytest.raises(DataError, match=r"link.*refused"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+def test_bombs_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(bananas, "MAX_UNPACKED", 10_000)
+    (tmp_path / "a.zip").write_bytes(zipped({"zeros": bytes(10_001)}))
+    with pytest.raises(DataError, match="refused"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+    monkeypatch.setattr(bananas, "MAX_MEMBERS", 3)
+    (tmp_path / "b.zip").write_bytes(zipped({f"{i}": b"" for i in range(4)}))
+    with pytest.raises(DataError, match="4 files"):
+        unpack(tmp_path / "b.zip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lie_about_a_members_size_does_not_get_past_the_bound(tmp_path, monkeypatch):
+    """The directory says 10 bytes, the data are 100,000: no more than was said may be written."""
+    monkeypatch.setattr(bananas, "MAX_UNPACKED", 1000)
+    content = zipped({"zeros": bytes(100_000)})
+    (tmp_path / "a.zip").write_bytes(content.replace((100_000).to_bytes(4, "little"), b"\n\0\0\0"))
+    with pytest.raises(DataError, match="not a sound zip"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"<html>"])
+def test_other_files_are_not_zips(tmp_path, content):
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match="not a sound zip"):
+        unpack(tmp_path / "a.zip", tmp_path / "out")

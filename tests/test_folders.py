@@ -1,0 +1,438 @@
+"""Folders in VOC's and COCO's form: what is read, how it is divided, and what is refused by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from d2lmini.data.annotated import DataError
+from d2lmini.data.folders import open_folder
+
+WIDTH, HEIGHT = 40, 20
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 30)).save(path)
+
+
+def xml(*objects: tuple, filename: str = "", size: str = "", extra: str = "") -> str:
+    """An annotation; an object is (name, xmin, ymin, xmax, ymax) and perhaps more XML."""
+    found = "".join(
+        f"<object><name>{o[0]}</name><bndbox><xmin>{o[1]}</xmin><ymin>{o[2]}</ymin>"
+        f"<xmax>{o[3]}</xmax><ymax>{o[4]}</ymax></bndbox>{''.join(o[5:])}</object>"
+        for o in objects
+    )
+    named = f"<filename>{filename}</filename>" if filename else ""
+    return f"<annotation>{named}{size}{found}{extra}</annotation>"
+
+
+def voc(root: Path, files: dict[str, str], pictures: str = "JPEGImages") -> Path:
+    """A folder in VOC's form: an XML file and a picture for every name."""
+    (root / "Annotations").mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+        picture(root / pictures / f"{name}.jpg")
+    return root
+
+
+def simple(count: int) -> dict[str, str]:
+    return {f"p{i:02}": xml(("cat", 1, 1, 10, 10)) for i in range(count)}
+
+
+def content(count: int = 3, **changes) -> dict:
+    """A file of instances: ids far apart, one object in all pictures but the first."""
+    images = [{"id": 100 + 7 * i, "file_name": f"p{i}.jpg"} for i in range(count)]
+    return {
+        "images": images,
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [
+            {"id": i, "image_id": image["id"], "category_id": 18, "bbox": [10, 5, 20, 10]}
+            for i, image in enumerate(images[1:])
+        ],
+    } | changes
+
+
+def coco(root: Path, found: object, name: str = "annotations/instances.json") -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found), encoding="utf-8")
+    for i in range(3):
+        picture(root / "images" / f"p{i}.jpg")
+    return root
+
+
+def names(data) -> list[str]:
+    return [entry.image.stem for entry in data.entries]
+
+
+# --------------------------------------------------------------------------------------- PASCAL VOC
+
+
+def test_voc_boxes_count_pixels_from_1_and_include_the_last(tmp_path):
+    """First pixel 11, last pixel 20: ten pixels, edges 10 and 20."""
+    root = voc(tmp_path, {"a": xml(("cat", 11, 6, 20, 15), ("ant", 1, 1, WIDTH, HEIGHT))})
+    data = open_folder(root, "all", size=32)
+    assert data.classes == ("ant", "cat")
+    assert len(data) == 1
+    assert data[0].image.shape == (3, 32, 32)
+    assert data[0].boxes.tolist() == [[0.25, 0.25, 0.5, 0.75], [0, 0, 1, 1]]
+    assert data[0].labels.tolist() == [1, 0]
+
+
+def test_a_coordinate_of_0_anywhere_means_that_counting_starts_there(tmp_path):
+    files = {"a": xml(("cat", 10, 5, 20, 15)), "b": xml(("cat", 0, 5, 20, 15))}
+    data = open_folder(voc(tmp_path, files), "all")
+    assert data[0].boxes.tolist() == [[0.25, 0.25, 0.5, 0.75]]
+    assert data[1].boxes.tolist() == [[0, 0.25, 0.5, 0.75]]
+
+
+def test_objects_are_those_at_the_top_and_not_difficult(tmp_path):
+    part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>"
+    root = voc(
+        tmp_path,
+        {
+            "a": xml(
+                ("cat", 1, 1, 9, 9, part),
+                ("dog", "1.5", " 2 ", "8.25", "9e0", "<difficult>1</difficult>"),
+            ),
+            "b": xml(),
+        },
+    )
+    data = open_folder(root, "all")
+    assert [len(data[i].labels) for i in range(2)] == [1, 0]
+    assert data.classes == ("cat",)
+    data = open_folder(root, "all", difficult=True)
+    assert data.classes == ("cat", "dog")
+    assert data[0].labels.tolist() == [0, 1]
+    assert data[0].boxes[1, 0] == 0.5 / WIDTH
+
+
+def test_given_classes_keep_their_order(tmp_path):
+    root = voc(tmp_path, {"a": xml(("cat", 1, 1, 9, 9))})
+    data = open_folder(root, "all", classes=["dog", "cat"])
+    assert data.classes == ("dog", "cat")
+    assert data[0].labels.tolist() == [1]
+    with pytest.raises(DataError, match=r"a\.xml, object 1: unknown class 'cat'"):
+        open_folder(root, "all", classes=["dog"])[0]
+
+
+@pytest.mark.parametrize("folder", ["images", "photos of cats", "."])
+def test_pictures_are_found_whatever_their_folder_is_called(tmp_path, folder):
+    voc(tmp_path, simple(2), pictures=folder)
+    (tmp_path / "Annotations").rename(tmp_path / "étiquettes")
+    assert len(open_folder(tmp_path, "all")[1].labels) == 1
+
+
+def test_a_picture_is_found_by_the_annotations_name_or_by_filename(tmp_path):
+    root = voc(tmp_path, {"a": xml(filename="wrong.png"), "b": xml(("cat", 1, 1, 5, 5))})
+    (root / "JPEGImages" / "b.jpg").rename(root / "JPEGImages" / "other.JPG")
+    (root / "Annotations" / "b.xml").write_text(xml(("cat", 1, 1, 5, 5), filename="other.jpeg"))
+    assert names(open_folder(root, "all")) == ["a", "other"]
+    picture(root / "JPEGImages" / "a.png")
+    with pytest.raises(DataError, match=r"a\.xml may be for .*keep one"):
+        open_folder(root, "all")
+    (root / "Annotations" / "a.xml").write_text(xml(filename="a.png"))
+    assert open_folder(root, "all").entries[0].image.suffix == ".png"
+    (root / "JPEGImages" / "other.JPG").unlink()
+    with pytest.raises(DataError, match=r"b\.xml: there is no picture b or other.jpeg"):
+        open_folder(root, "all")
+
+
+def test_a_size_is_compared_where_it_is_one(tmp_path):
+    sizes = {
+        "a": f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>",
+        "b": "<size><width>0</width><height>0</height></size>",
+        "c": "<size><width>?</width></size>",
+        "d": "<size><width>inf</width><height>2</height></size>",
+        "e": "<size><width>80</width><height>40</height></size>",
+    }
+    files = {name: xml(("cat", 1, 1, 5, 5), size=size) for name, size in sizes.items()}
+    data = open_folder(voc(tmp_path, files), "all")
+    for i in range(4):
+        assert len(data[i].boxes) == 1
+    with pytest.raises(DataError, match=r"e\.xml is for 80 × 40"):
+        data[4]
+
+
+# ------------------------------------------------------------------------------------------- splits
+
+
+def test_lists_divide_and_the_classes_are_those_of_all(tmp_path):
+    files = simple(3) | {"p03": xml(("ant", 1, 1, 5, 5))}
+    root = voc(tmp_path, files)
+    lists = root / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("p02\n\np00.jpg\n")
+    (lists / "val.txt").write_text("p03\n")
+    (lists / "cat_train.txt").write_text("p00 1\n")
+    train, val = open_folder(root, "train"), open_folder(root, "val")
+    assert names(train) == ["p02", "p00"]
+    assert names(val) == ["p03"]
+    assert train.classes == val.classes == ("ant", "cat")
+    assert len(open_folder(root, "all")) == 4
+    with pytest.raises(DataError, match=r"no test\.txt, but lists for train, val"):
+        open_folder(root, "test")
+    (lists / "val.txt").write_text("p03\np9\n")
+    with pytest.raises(DataError, match=r"val\.txt, line 2: there is no annotation for 'p9'"):
+        open_folder(root, "val")
+
+
+@pytest.mark.parametrize(("count", "share", "expected"), [(10, 0.2, 2), (3, 0.01, 1), (2, 0.99, 1)])
+def test_an_undivided_folder_is_divided_by_lot(tmp_path, count, share, expected):
+    root = voc(tmp_path, simple(count))
+    train, val, whole = (open_folder(root, split, val_share=share) for split in ("train", "val", "all"))
+    assert len(val) == expected
+    assert sorted(names(train) + names(val)) == names(whole)
+    assert names(val) == names(open_folder(root, "val", val_share=share))
+    with pytest.raises(DataError, match="no list of test pictures"):
+        open_folder(root, "test")
+
+
+def test_the_lot_is_drawn_with_the_seed(tmp_path):
+    root = voc(tmp_path, simple(12))
+    drawn = {tuple(names(open_folder(root, "val", seed=seed))) for seed in range(5)}
+    assert len(drawn) > 1
+
+
+def test_one_picture_cannot_be_divided(tmp_path):
+    with pytest.raises(DataError, match="too few to divide"):
+        open_folder(voc(tmp_path, simple(1)))
+
+
+@pytest.mark.parametrize("val", ["val", "valid"])
+def test_a_folder_per_split_stays_divided(tmp_path, val):
+    voc(tmp_path / "train", simple(3))
+    voc(tmp_path / val, {"q": xml(("ant", 1, 1, 5, 5))})
+    assert names(open_folder(tmp_path, "train")) == ["p00", "p01", "p02"]
+    data = open_folder(tmp_path, "val")
+    assert names(data) == ["q"]
+    assert data.classes == ("ant", "cat")
+    assert len(open_folder(tmp_path, "all")) == 4
+    with pytest.raises(DataError, match=f"no folder for test, but train, {val}"):
+        open_folder(tmp_path, "test")
+
+
+def test_a_json_file_per_split_stays_divided(tmp_path):
+    """COCO's own layout, of which only one split's pictures are there."""
+    coco(tmp_path, content(2), "annotations/instances_train2017.json")
+    ant = content(3, categories=[{"id": 18, "name": "dog"}, {"id": 1, "name": "ant"}])
+    coco(tmp_path, ant, "annotations/instances_val2017.json")
+    coco(tmp_path, {"captions": []}, "annotations/captions_val2017.json")
+    shutil.move(tmp_path / "images", tmp_path / "val2017")
+    data = open_folder(tmp_path, "val")
+    assert len(data) == 3
+    assert data.classes == ("ant", "cat", "dog")
+    assert data[1].labels.tolist() == [2]
+    with pytest.raises(DataError, match=r"instances_train2017\.json: there is no picture p0\.jpg in"):
+        open_folder(tmp_path, "train")
+    with pytest.raises(DataError, match="no JSON file for test, but for train, val"):
+        open_folder(tmp_path, "test")
+    coco(tmp_path, content(), "annotations/instances_val2014.json")
+    with pytest.raises(DataError, match="more than one JSON file for val"):
+        open_folder(tmp_path, "val")
+
+
+# --------------------------------------------------------------------------------------------- COCO
+
+
+@pytest.mark.parametrize("name", ["annotations/instances.json", "_annotations.coco.json"])
+def test_coco_boxes_are_a_corner_and_two_sides(tmp_path, name):
+    data = open_folder(coco(tmp_path, content(), name), "all", size=32)
+    assert data.classes == ("cat", "dog")
+    assert len(data) == 3
+    assert data[0].labels.tolist() == []
+    assert data[1].boxes.tolist() == [[0.25, 0.25, 0.75, 0.75]]
+    assert data[1].labels.tolist() == [1]
+
+
+def test_coco_crowds_are_left_out_unless_asked_for(tmp_path):
+    found = content()
+    found["annotations"][0]["iscrowd"] = 1
+    root = coco(tmp_path, found)
+    assert [len(open_folder(root, "all", difficult=d)[1].labels) for d in (False, True)] == [0, 1]
+
+
+def test_coco_sizes_are_compared(tmp_path):
+    found = content()
+    found["images"][0] |= {"width": WIDTH, "height": HEIGHT}
+    found["images"][1] |= {"width": 99, "height": HEIGHT}
+    data = open_folder(coco(tmp_path, found), "all")
+    assert data[0].boxes.shape == (0, 4)
+    with pytest.raises(DataError, match="image 107 is for 99 × 20"):
+        data[1]
+
+
+def changed(part: str, **values) -> dict:
+    """Instances whose second record of one part is changed."""
+    found = content()
+    found[part][1] = {k: v for k, v in (found[part][1] | values).items() if v is not ...}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        ([], "holds no object at the top"),
+        ({"images": []}, "no list 'categories'"),
+        (content(images={}), "no list 'images'"),
+        (content(annotations=[4]), r"annotations\[0\] is 4: it must be an object"),
+        (changed("images", id=100), r"images\[1\]: the id 100 is used twice"),
+        (changed("images", id=[1]), r"images\[1\]: 'id' is \[1\]"),
+        (changed("images", file_name=...), r"images\[1\]: 'file_name' is None"),
+        (changed("images", file_name="../p1.jpg"), r"images\[1\].*leads out of the folder"),
+        (changed("images", file_name="/p1.jpg"), "leads out of the folder"),
+        (changed("images", file_name="..\\p1.jpg"), "leads out of the folder"),
+        (changed("images", file_name="C:\\p1.jpg"), "leads out of the folder"),
+        (changed("images", file_name="  "), "leads out of the folder"),
+        (changed("categories", name=7), r"categories\[1\]: 'name' is 7"),
+        (changed("annotations", image_id=1), r"annotations\[1\]: 'image_id' is 1, which is not in"),
+        (changed("annotations", category_id=True), r"annotations\[1\]: 'category_id' is True"),
+        (changed("annotations", bbox=[1, 2, 3]), r"annotations\[1\]: 'bbox' is \[1, 2, 3\]"),
+        (changed("annotations", bbox=[1, 2, 3, "x"]), r"annotations\[1\]: 'bbox'"),
+        (changed("annotations", bbox=[1, 2, 3, float("nan")]), "must be finite"),
+        (changed("annotations", bbox=[1, 2, 3, 10**400]), r"annotations\[1\]: 'bbox'"),
+    ],
+)
+def test_json_of_the_wrong_shape_is_refused_by_record(tmp_path, found, fault):
+    with pytest.raises(DataError, match=fault):
+        open_folder(coco(tmp_path, found), "all")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\udcff"])
+def test_what_is_no_json_is_refused(tmp_path, text):
+    root = coco(tmp_path, content())
+    path = root / "annotations" / "instances.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=r"instances\.json cannot be read as JSON"):
+        open_folder(root, "all")
+
+
+# ----------------------------------------------------------------------------------------- refusals
+
+BOMB = (
+    '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><annotation><filename>&c;</filename></annotation>'
+)
+OUTSIDE = '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><annotation>&b;</annotation>'
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "cannot be read as XML"),
+        ("<annotation>", "cannot be read as XML"),
+        ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "cannot be read as XML"),
+        (BOMB, "cannot be read as XML"),
+        (OUTSIDE, "cannot be read as XML"),
+        ("<html/>", "is <html>"),
+        ("<annotation><object/></annotation>", "object 1 has no <name>"),
+        ("<annotation><object><name>cat</name></object></annotation>", r"\(cat\): <xmin> is None"),
+        (xml(("cat", 1, 2, "x", 4)), r"object 1 \(cat\): <xmax> is 'x'"),
+        (xml(filename="../../secret.jpg"), "leads out of the folder"),
+    ],
+)
+def test_bad_xml_is_refused_by_file_and_object(tmp_path, text, fault):
+    root = voc(tmp_path, simple(1) | {"bad": text})
+    with pytest.raises(DataError, match=rf"bad\.xml.*{fault}"):
+        open_folder(root, "all")
+
+
+@pytest.mark.parametrize(
+    ("box", "fault"), [((9, 1, 3, 5), "reversed"), (("nan", 1, 3, 5), "finite"), ((1, 1, 90, 5), "out")]
+)
+def test_bad_boxes_are_refused_when_their_picture_is_read(tmp_path, box, fault):
+    data = open_folder(voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("cat", *box))}), "all")
+    with pytest.raises(DataError, match=rf"a\.xml, object 2 \(cat\).*{fault}"):
+        data[0]
+
+
+def test_folders_that_are_not_data_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no folder at"):
+        open_folder(tmp_path / "missing")
+    with pytest.raises(DataError, match="has no annotations: expected PASCAL VOC"):
+        open_folder(tmp_path)
+    with pytest.raises(DataError, match="no object in any annotation"):
+        open_folder(voc(tmp_path / "empty", {"a": xml(), "b": xml()}))
+    (tmp_path / "empty" / "more").mkdir()
+    (tmp_path / "empty" / "Annotations").rename(tmp_path / "empty" / "labels")
+    (tmp_path / "empty" / "more" / "x.xml").write_text(xml())
+    with pytest.raises(DataError, match="XML files in labels, more: keep one"):
+        open_folder(tmp_path / "empty")
+
+
+def test_options_are_checked(tmp_path):
+    with pytest.raises(ValueError, match="split is 'dev'"):
+        open_folder(tmp_path, "dev")
+    with pytest.raises(ValueError, match="val_share is 1"):
+        open_folder(tmp_path, val_share=1)
+
+
+def test_hidden_files_are_not_read(tmp_path):
+    root = voc(tmp_path, simple(2))
+    (root / "Annotations" / "._p00.xml").write_bytes(b"\0\5\26\7")
+    (root / ".idea").mkdir()
+    (root / ".idea" / "workspace.xml").write_text("<project/>")
+    assert len(open_folder(root, "all")) == 2
+
+
+# ------------------------------------------------------------------------------------- any nonsense
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+ANYTHING = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["id", "name", "file_name", "bbox", "image_id", "category_id"]), inner
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory) -> Path:
+    """Two folders that are right but for the annotation that a test writes over."""
+    root = tmp_path_factory.mktemp("any")
+    coco(root / "coco", content())
+    voc(root / "voc", {"a": xml(), "b": xml(("cat", 1, 1, 5, 5))})
+    return root
+
+
+def complaint(root: Path) -> str:
+    """What is wrong, or nothing if everything can be read and is right."""
+    try:
+        data = open_folder(root, "all", size=16)
+        boxes = torch.cat([data[i].boxes for i in range(len(data))])
+    except DataError as error:
+        return str(error)
+    assert bool((boxes[:, 2:] > boxes[:, :2]).all())
+    assert bool(((boxes >= 0) & (boxes <= 1)).all())
+    return ""
+
+
+@settings(max_examples=40, deadline=None)
+@given(part=st.sampled_from(["images", "categories", "annotations"]), first=ANYTHING, box=ANYTHING)
+def test_any_json_is_read_or_refused_by_file(ready, part, first, box):
+    root, found = ready / "coco", content()
+    found["annotations"][0]["bbox"] = box
+    found[part][0] = found[part][0] | first if isinstance(first, dict) else first
+    (root / "annotations" / "instances.json").write_text(json.dumps(found))
+    said = complaint(root)
+    assert not said or str(root) in said
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(SCALARS, min_size=5, max_size=5), extra=st.text(max_size=30))
+def test_any_xml_is_read_or_refused_by_file(ready, values, extra):
+    root, text = ready / "voc", xml(tuple(values), filename=extra, extra=extra)
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(errors="replace"))
+    said = complaint(root)
+    assert not said or str(root) in said
