@@ -1,0 +1,97 @@
+"""The machine underneath: which device, which precision, and two settings that cost nothing and give a lot.
+
+Floor 1: imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The named device; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises ValueError for an unknown name and for a device this machine does not have.
+    """
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if present[d]))
+    kind = name.split(":")[0]
+    if kind not in present:
+        raise ValueError(f"device is {name!r}: choose from {DEVICES}")
+    if not present[kind]:
+        raise ValueError(f"device {name!r} was asked for, but this machine has none: use auto or cpu")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type convolutions are computed in; "auto" takes bfloat16 where the hardware multiplies it."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}: choose from {PRECISIONS}")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 products; without, it is slower than float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision for the convolutions, or nothing for float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def keep_allocations() -> bool:
+    """Let glibc keep large buffers instead of giving them back to the kernel after every step.
+
+    Faulting the same memory in again takes 2.5 times the arithmetic of a training step on a CPU. The
+    price: memory once used stays with the process. Does nothing (False) where the C library is not
+    glibc. Call it before the first large tensor.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return False
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def describe() -> dict[str, str | int]:
+    """The machine in a few words, for the record beside every measured number."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

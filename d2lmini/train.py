@@ -1,0 +1,616 @@
+"""Training: `TrainConfig` says what to do, `fit` does it, and nothing is lost when it stops.
+
+One step, top to bottom: pictures of the batch (augmented), anchors matched with their objects, one
+forward pass, two losses, one backward pass, one update. Every random choice is derived from (seed,
+epoch, step), so a run that was interrupted anywhere goes on exactly as if it had not been.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from d2lmini import checkpoint, runtime
+from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
+from d2lmini.data.augment import AugmentConfig, augment_batch
+from d2lmini.data.samples import Batch
+from d2lmini.detect import Detections, detect
+from d2lmini.evaluate import AnchorMetrics, Metrics, anchor_metrics, evaluate
+from d2lmini.losses import LossConfig, ssd_loss
+from d2lmini.matching import Targets, match
+from d2lmini.model import Predictions, TinySSD
+
+OPTIMISERS = ("sgd", "adamw")
+LAST, BEST, HISTORY, LOCK = "last.safetensors", "best.safetensors", "history.json", ".lock"
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says where and what usually helps."""
+
+
+class Interrupted(RuntimeError):
+    """The user stopped the run; everything up to the last step is saved."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides how a run goes; `fit` stores it in the checkpoint.
+
+    `epochs` passes over the training pictures in batches of `batch_size`; learning rate `lr` after a
+    warm-up of `warmup` (share of all steps), then down a cosine to 0 (one-cycle). `optimiser` is
+    "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped to the norm `clip`. `iou_threshold`
+    is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
+    as they are. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs, and after the
+    last one, the validation set is scored. Raises ValueError naming the option that makes no sense.
+    """
+
+    epochs: int = 20
+    batch_size: int = 16
+    optimiser: str = "adamw"
+    lr: float = 2e-3
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    warmup: float = 0.15
+    clip: float = 5.0
+    iou_threshold: float = 0.5
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: AugmentConfig | None = field(default_factory=AugmentConfig)
+    anchors: AnchorSpec = TINY_SSD_ANCHORS
+    precision: str = "auto"
+    device: str = "auto"
+    channels_last: bool = True
+    keep_allocations: bool = True
+    eval_every: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be > 0")
+        for name, top in (("warmup", 1), ("momentum", 1), ("iou_threshold", 1), ("weight_decay", 1e9)):
+            if not 0 <= getattr(self, name) <= top:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to {top}")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser is {self.optimiser!r}: choose from {OPTIMISERS}")
+        if self.precision not in runtime.PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}: choose from {runtime.PRECISIONS}")
+
+
+class Recipe(NamedTuple):
+    """What to train a kind of data with: the side of its pictures in pixels, how many to generate for
+    training, and the configuration."""
+
+    image_size: int
+    count: int
+    config: TrainConfig
+
+
+MILD = AugmentConfig(flip=0.5, colour=0.3, expand=0, crop=0)
+LONG_RATIOS = ((1, 2, 0.5, 3, 1 / 3),) * 5  # a banana is up to five times as long as wide
+# For objects from 4 % to 80 % of the picture: each map carries anchors half the size of TinySSD's, so
+# that its receptive field sees the whole object and some of what is around it.
+FINE_ANCHORS = AnchorSpec(
+    sizes=((0.06, 0.1), (0.15, 0.21), (0.29, 0.38), (0.5, 0.61), (0.75, 0.88)),
+    ratios=LONG_RATIOS,
+)
+RECIPES = {
+    # At 128 pixels TinySSD's receptive fields are twice as large beside a banana as at 256, and a picture
+    # costs a quarter. Drawing more pictures helps more than seeing the same ones more often.
+    "bananas": Recipe(
+        128,
+        3000,
+        TrainConfig(epochs=9, augment=MILD, anchors=AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS)),
+    ),
+    "scenes": Recipe(256, 3000, TrainConfig(epochs=8, augment=MILD, anchors=FINE_ANCHORS)),
+}
+FOLDER_RECIPE = Recipe(256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS))
+
+
+def recipe(data: str = "bananas") -> Recipe:
+    """The recipe for a data set: one for each preset, and one for folders of your own."""
+    return RECIPES.get(data, FOLDER_RECIPE)
+
+
+class FitResult(NamedTuple):
+    """The trained `model` (evaluation mode), `history` (a dict per epoch) and the epoch with the best
+    AP."""
+
+    model: TinySSD
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+
+
+def fit(
+    train: Batch,
+    validation: Batch | None,
+    classes: Sequence[str],
+    config: TrainConfig | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    model: TinySSD | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train a detector on pictures held in memory and score it on others after every epoch.
+
+    `train` and `validation` are whole data sets (see `data.load`). `model` starts from a network of your
+    own instead of a new TinySSD. With `out`, that folder receives last.safetensors and best.safetensors
+    (by COCO AP) and history.json after every epoch; `resume` continues what is there, bit for bit on one
+    CPU, and starts anew where nothing is. Raises ValueError for data or options that do not fit (a folder
+    that holds another run, too), TrainingDiverged when the loss is no longer a number, and Interrupted
+    after saving when the user pressed Ctrl-C.
+    """
+    config = TrainConfig() if config is None else config
+    _check_data(train, validation, classes)
+    if config.keep_allocations:
+        runtime.keep_allocations()
+    with _claimed(out), _seeded(config.seed):
+        run = _Run(train, classes, config, model)
+        if out is not None:
+            _open_folder(run, Path(out), resume)
+        with _stop_on_request() as stop:
+            _train(run, train, validation, None if out is None else Path(out), stop, progress)
+    return FitResult(run.model.eval(), run.history, run.best_epoch)
+
+
+class _Run:
+    """Everything that changes while training, and so everything that a checkpoint has to hold."""
+
+    def __init__(
+        self, train: Batch, classes: Sequence[str], config: TrainConfig, model: TinySSD | None
+    ) -> None:
+        self.config, self.classes = config, tuple(classes)
+        self.device = runtime.pick_device(config.device)
+        self.dtype = runtime.pick_precision(config.precision, self.device)
+        size = tuple(train.images.shape[2:])
+        self.model = TinySSD(len(classes), size, config.anchors) if model is None else model
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model.to(self.device, memory_format=layout)
+        self.layout = layout
+        self.optimiser = make_optimiser(self.model, config)
+        self.epoch = self.step = 0  # epochs done; steps done of the present one
+        self.steps_per_epoch = max(1, len(train.images) // config.batch_size)
+        self.totals = torch.zeros(2, device=self.device)  # class and box loss of this epoch so far
+        self.seconds = 0.0  # of this epoch so far
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the highest COCO AP so far (from 1); None before the first score."""
+        scored = [row for row in self.history if row.get("ap") is not None]
+        return max(scored, key=lambda row: (row["ap"], row["epoch"]))["epoch"] if scored else None
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.config.epochs
+
+
+def _train(
+    run: _Run,
+    train: Batch,
+    validation: Batch | None,
+    out: Path | None,
+    stop: _Stop,
+    progress: bool,
+) -> None:
+    """Epoch after epoch, each followed by its score and its checkpoint."""
+    while not run.finished:
+        _train_epoch(run, train, stop, progress)
+        if stop.asked:
+            if out is not None:
+                save_state(run, out)
+            where = f"epoch {run.epoch + 1}, step {run.step} of {run.steps_per_epoch}"
+            saved = f"saved to {out}; add --resume to go on" if out else "nothing was saved (no folder)"
+            raise Interrupted(f"stopped on request in {where}: {saved}")
+        row = _epoch_row(run)
+        last = run.epoch + 1 == run.config.epochs
+        if validation is not None and (last or (run.epoch + 1) % run.config.eval_every == 0):
+            row |= score(run.model, validation, run.classes, run.config)
+        run.history.append(row)
+        run.epoch, run.step, run.seconds = run.epoch + 1, 0, 0.0
+        run.totals = torch.zeros_like(run.totals)
+        if out is not None:
+            _save_epoch(run, out)
+        if progress:
+            tqdm.write(format_row(row))
+
+
+def _train_epoch(run: _Run, train: Batch, stop: _Stop, progress: bool) -> None:
+    """The steps of one epoch that are still to be done."""
+    run.model.train()
+    order = torch.randperm(len(train.images), generator=_generator(run.config.seed, run.epoch))
+    start, first = time.perf_counter() - run.seconds, run.step
+    bar = tqdm(
+        range(first, run.steps_per_epoch),
+        desc=f"epoch {run.epoch + 1}/{run.config.epochs}",
+        unit="batch",
+        leave=False,
+        disable=not progress,
+    )
+    for step in bar:
+        chosen = order[step * run.config.batch_size : (step + 1) * run.config.batch_size]
+        losses = train_step(run, train.select(chosen))
+        run.totals = run.totals + losses
+        run.step, run.seconds = step + 1, time.perf_counter() - start
+        last = run.step == run.steps_per_epoch
+        if run.device.type == "cpu" or last or run.step % 50 == 0:  # on a GPU a look is a stop
+            _check_finite(run)
+            rate = run.step * run.config.batch_size / run.seconds
+            bar.set_postfix_str(f"loss {float(run.totals.sum()) / run.step:.3f}, {rate:.0f} images/s")
+        if stop.asked:
+            return
+    run.seconds = time.perf_counter() - start
+
+
+def train_step(run: _Run, batch: Batch) -> Tensor:
+    """One update of the network; returns its class and box loss (2,), on the device."""
+    config = run.config
+    rate = one_cycle(
+        run.epoch * run.steps_per_epoch + run.step,
+        run.steps_per_epoch * config.epochs,
+        config.lr,
+        config.warmup,
+    )
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    batch = batch.to(run.device, non_blocking=True)
+    if config.augment is not None:
+        generator = _generator(config.seed, run.epoch, run.step)
+        batch = augment_batch(batch, config.augment, generator)
+    targets = match(run.model.anchors, batch.boxes, batch.labels, config.iou_threshold)
+    predictions = _forward(run.model, batch.images, run.device, run.dtype, run.layout)
+    losses = ssd_loss(predictions.logits, predictions.offsets, targets, config.loss)
+    run.optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()
+    nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    run.optimiser.step()
+    return torch.stack(losses).detach()
+
+
+def _forward(
+    model: TinySSD, images: Tensor, device: torch.device, dtype: torch.dtype, layout: Any
+) -> Predictions:
+    images = images.to(device, non_blocking=True).contiguous(memory_format=layout)
+    with runtime.autocast(device, dtype):
+        return model(images)
+
+
+def make_optimiser(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay for convolutions only, not for biases and batch normalisation."""
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr)
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
+
+
+def one_cycle(step: int, steps: int, peak: float, warmup: float = 0.15) -> float:
+    """Learning rate of a step (from 0): linear from peak / 25 up, then a cosine down to about 0.
+
+    Source: Smith and Topin 2017 (super-convergence), with a cosine for the second half.
+
+    >>> [round(one_cycle(s, 100, 1.0, 0.2), 2) for s in (0, 19, 60, 99)]
+    [0.09, 1.0, 0.49, 0.0]
+    """
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return peak * (1 / 25 + (1 - 1 / 25) * (step + 1) / rise)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, steps - rise)))
+
+
+@torch.no_grad()
+def predict(
+    model: TinySSD,
+    images: Tensor,
+    *,
+    batch_size: int = 32,
+    precision: str = "auto",
+    channels_last: bool = True,
+) -> Iterator[tuple[int, Predictions]]:
+    """(first index, predictions) for pictures (N, 3, H, W), batch by batch, in evaluation mode."""
+    device = model.anchors.device
+    dtype = runtime.pick_precision(precision, device)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    was_training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            yield start, _forward(model, part, device, dtype, layout)
+    finally:
+        model.train(was_training)
+
+
+def validate(
+    model: TinySSD,
+    validation: Batch,
+    classes: Sequence[str],
+    *,
+    iou_threshold: float = 0.5,
+    precision: str = "auto",
+    **options: Any,
+) -> tuple[Metrics, AnchorMetrics, list[Detections]]:
+    """Detections on annotated pictures and their scores; `options` go to `detect`.
+
+    `iou_threshold` is that of matching, for D2L's two numbers per anchor.
+    """
+    found: list[Detections] = []
+    anchors: AnchorMetrics | int = 0
+    for start, predictions in predict(model, validation.images, precision=precision):
+        part = validation.select(slice(start, start + len(predictions.logits)))
+        part = part._replace(images=part.images[:0]).to(model.anchors.device)
+        targets: Targets = match(model.anchors, part.boxes, part.labels, iou_threshold)
+        anchors = anchors + anchor_metrics(predictions, targets)
+        found += detect(predictions.logits, predictions.offsets, model.anchors, **options)
+    size = tuple(validation.images.shape[2:])
+    metrics = evaluate(found, validation.boxes, validation.labels, classes=classes, image_size=size)
+    return metrics, anchors, found
+
+
+def score(
+    model: TinySSD, validation: Batch, classes: Sequence[str], config: TrainConfig
+) -> dict[str, float | None]:
+    """The validation columns of a history row: AP, and D2L's two numbers beside their baselines."""
+    metrics, anchors, _ = validate(
+        model,
+        validation,
+        classes,
+        iou_threshold=config.iou_threshold,
+        precision=config.precision,
+    )
+    summary = metrics.as_dict()
+    row = {name: summary[name] for name in ("ap", "ap50", "ap75")}
+    per_anchor = anchors.as_dict()
+    names = ("class_error", "background_class_error", "box_mae", "background_box_mae")
+    return row | {name: per_anchor[name] for name in (*names, "positive_recall")}
+
+
+def _epoch_row(run: _Run) -> dict[str, Any]:
+    cls, box = (run.totals / run.steps_per_epoch).tolist()
+    pictures = run.steps_per_epoch * run.config.batch_size
+    return {
+        "epoch": run.epoch + 1,
+        "loss": cls + box,
+        "cls_loss": cls,
+        "box_loss": box,
+        "lr": run.optimiser.param_groups[0]["lr"],
+        "seconds": run.seconds,
+        "images_per_second": pictures / run.seconds,
+    }
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """A history row as one line of text.
+
+    >>> format_row({"epoch": 1, "loss": 2.5, "images_per_second": 61.2, "ap50": 0.5, "ap": 0.2})
+    'epoch   1  loss 2.500  AP50 0.500  AP 0.200  61 images/s'
+    """
+    scores = [
+        f"  {label} {row[name]:.3f}"
+        for label, name in (("AP50", "ap50"), ("AP", "ap"))
+        if row.get(name) is not None
+    ]
+    rate = f"  {row['images_per_second']:.0f} images/s"
+    return f"epoch {row['epoch']:3d}  loss {row['loss']:.3f}{''.join(scores)}{rate}"
+
+
+# ------------------------------------------------------------------------------------- safe and repeatable
+
+
+def _generator(*key: int) -> torch.Generator:
+    """A random stream of its own for (seed, epoch, step), whatever ran before."""
+    state = np.random.SeedSequence(key).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights (and a backbone's dropout) from the seed, the caller's own stream untouched."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def _check_finite(run: _Run) -> None:
+    if bool(torch.isfinite(run.totals).all()):
+        return
+    rate = run.optimiser.param_groups[0]["lr"]
+    raise TrainingDiverged(
+        f"the loss is no longer a finite number in epoch {run.epoch + 1}, step {run.step} (learning rate "
+        f"{rate:.2g}, {str(run.dtype).removeprefix('torch.')}): try a learning rate three times smaller, "
+        "--precision float32, or a longer warm-up. Checkpoints of earlier epochs are as they were"
+    )
+
+
+class _Stop:
+    """Whether the user asked to stop; set by the first Ctrl-C."""
+
+    asked = False
+
+
+@contextlib.contextmanager
+def _stop_on_request() -> Iterator[_Stop]:
+    """Turn the first Ctrl-C into a request, so that a step is never cut in half; the second one raises."""
+    stop = _Stop()
+
+    def handler(number: int, frame: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _claimed(out: str | Path | None) -> Iterator[None]:
+    """Make the folder and hold its lock, so that two runs never write into the same one."""
+    if out is None:
+        yield
+        return
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "w")  # noqa: SIM115
+    except OSError as error:
+        raise ValueError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    with file:
+        if not _lock(file):
+            raise ValueError(f"another run is writing to {folder}: wait for it, or choose another folder")
+        yield
+
+
+def _lock(file: Any) -> bool:
+    """Take an exclusive lock that ends with the process; True where the system has no such lock."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _open_folder(run: _Run, out: Path, resume: bool) -> None:
+    """Continue the run in the folder, or make sure that there is none to be overwritten."""
+    if not (out / LAST).exists():
+        return
+    if not resume:
+        raise ValueError(
+            f"{out} already holds a run: add --resume to go on with it, or choose another folder"
+        )
+    load_state(run, out)
+
+
+def save_state(run: _Run, out: Path) -> None:
+    """Write last.safetensors: weights, optimiser, position and history, in one atomic file."""
+    state = run.optimiser.state_dict()
+    tensors = checkpoint.model_tensors(run.model)
+    tensors |= {
+        f"optimiser.{index}.{name}": torch.as_tensor(value)
+        for index, values in state["state"].items()
+        for name, value in values.items()
+        if value is not None
+    }
+    tensors |= {"totals": run.totals, "rng": torch.get_rng_state()}
+    info = checkpoint.ModelInfo(run.classes, notes(run))
+    record = {
+        "model": checkpoint.describe_model(run.model, info),
+        "groups": state["param_groups"],
+        "config": config_record(run.config),
+        "position": [run.epoch, run.step, run.seconds],
+        "history": run.history,
+    }
+    checkpoint.save_tensors(out / LAST, tensors, record)
+
+
+def load_state(run: _Run, out: Path) -> None:
+    """Put a run into the state that `save_state` wrote; raises ValueError when its options differ."""
+    path = out / LAST
+    tensors, record = checkpoint.load_tensors(path)
+    if "groups" not in record:
+        raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
+    _check_same(record["config"], config_record(run.config), path)
+    if tuple(record["model"]["classes"]) != run.classes:
+        raise ValueError(f"{path} was trained for the classes {record['model']['classes']}")
+    checkpoint.load_weights(run.model, tensors, path)
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            states.setdefault(int(index), {})[name] = value
+    run.optimiser.load_state_dict({"state": states, "param_groups": record["groups"]})
+    run.epoch, run.step, run.seconds = record["position"]
+    run.totals = tensors["totals"].to(run.device)
+    run.history = record["history"]
+    torch.set_rng_state(tensors["rng"])
+
+
+def _save_epoch(run: _Run, out: Path) -> None:
+    """After an epoch: the history, the state, and the best model if this epoch made it."""
+    if run.best_epoch in (None, run.epoch):  # without any score the newest is the best
+        info = checkpoint.ModelInfo(run.classes, notes(run))
+        checkpoint.save_model(out / BEST, run.model, info)
+    save_state(run, out)
+    text = json.dumps({"config": config_record(run.config), "epochs": run.history}, indent=1)
+    checkpoint.write_bytes(out / HISTORY, text.encode())
+
+
+def notes(run: _Run) -> dict[str, Any]:
+    """What a checkpoint says about itself: recipe, score, machine."""
+    scored = [row for row in run.history if row.get("ap") is not None]
+    last = {k: scored[-1][k] for k in ("epoch", "ap", "ap50")} if scored else {}
+    return {"config": config_record(run.config), "score": last, "machine": runtime.describe()}
+
+
+def config_record(config: TrainConfig) -> dict[str, Any]:
+    """A configuration as JSON-able values; `config_from_record` is its inverse."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def config_from_record(record: dict[str, Any]) -> TrainConfig:
+    """The configuration that `config_record` described."""
+    known = {f.name for f in fields(TrainConfig)}
+    values = {name: value for name, value in record.items() if name in known}
+    values["loss"] = LossConfig(**values["loss"])
+    if values["augment"] is not None:
+        values["augment"] = AugmentConfig(**values["augment"])
+    values["anchors"] = AnchorSpec(**values["anchors"])
+    return replace(TrainConfig(), **values)
+
+
+def _check_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """Refuse to go on with other options than a run began with; where it runs may change."""
+    free = {"device", "keep_allocations", "channels_last"}
+    for name in wanted:
+        if name not in free and saved.get(name) != wanted[name]:
+            raise ValueError(
+                f"{path} was trained with {name}={saved.get(name)}, now it is {wanted[name]}: resume with "
+                "the same options, or choose another folder"
+            )
+
+
+def _check_data(train: Batch, validation: Batch | None, classes: Sequence[str]) -> None:
+    if not classes:
+        raise ValueError("there are no classes: give at least one name")
+    for name, batch in (("training", train), ("validation", validation)):
+        if batch is None:
+            continue
+        if len(batch.images) == 0:
+            raise ValueError(f"the {name} set has no pictures")
+        top = int(batch.labels.max()) if batch.labels.numel() else -1
+        if top >= len(classes):
+            raise ValueError(f"the {name} set has label {top}, but only {len(classes)} classes are named")
+    if validation is not None and validation.images.shape[2:] != train.images.shape[2:]:
+        raise ValueError(
+            f"training pictures are {tuple(train.images.shape[2:])}, validation pictures "
+            f"{tuple(validation.images.shape[2:])}: load both at one size"
+        )

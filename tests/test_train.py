@@ -1,0 +1,321 @@
+"""The trainer: it learns, it is repeatable, it resumes, and it never loses or overwrites anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from d2lmini import AnchorSpec, LossConfig, TinyBackbone, TinySSD, checkpoint, train
+from d2lmini.data.augment import AugmentConfig
+from d2lmini.data.samples import Batch
+from d2lmini.train import Interrupted, TrainConfig, TrainingDiverged, fit
+
+CLASSES = ("light", "dark")
+SPEC = AnchorSpec(sizes=((0.2, 0.35), (0.5,), (0.8,)), ratios=((1, 2, 0.5), (1,), (1,)))
+
+
+def squares(count: int, seed: int = 0, size: int = 32) -> Batch:
+    """Grey pictures with one light or dark square each; every fifth has none."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.full((count, 3, size, size), 128, dtype=torch.uint8)
+    boxes, labels = torch.zeros(count, 2, 4), torch.full((count, 2), -1)
+    for i in range(count):
+        if i % 5 == 4:
+            continue
+        side = int(torch.randint(8, 16, (), generator=generator))
+        x, y = torch.randint(0, size - side, (2,), generator=generator).tolist()
+        kind = int(torch.randint(0, 2, (), generator=generator))
+        images[i, :, y : y + side, x : x + side] = 255 if kind == 0 else 0
+        boxes[i, 0] = torch.tensor([x, y, x + side, y + side]) / size
+        labels[i, 0] = kind
+    return Batch(images, boxes, labels)
+
+
+def small_model() -> TinySSD:
+    torch.manual_seed(0)
+    return TinySSD(2, 32, SPEC, TinyBackbone(channels=(8, 12), width=16, extra=1))
+
+
+def config(**options) -> TrainConfig:
+    defaults = {
+        "epochs": 3,
+        "batch_size": 8,
+        "lr": 1e-2,
+        "precision": "float32",
+        "device": "cpu",
+        "anchors": SPEC,
+        "keep_allocations": False,
+    }
+    return TrainConfig(**(defaults | options))
+
+
+def weights(model: TinySSD) -> torch.Tensor:
+    return torch.cat([v.flatten().double() for v in model.state_dict().values()])
+
+
+def run(cfg: TrainConfig, **options) -> train.FitResult:
+    data = squares(40), squares(20, seed=1)
+    return fit(*data, CLASSES, cfg, model=small_model(), progress=False, **options)
+
+
+def test_it_learns_to_find_squares():
+    result = run(config(epochs=25, augment=AugmentConfig(colour=0, expand=0, crop=0.2)))
+    first, last = result.history[0], result.history[-1]
+    assert last["loss"] < 0.5 * first["loss"]
+    assert last["ap50"] > 0.6
+    assert last["class_error"] < last["background_class_error"]
+    assert not result.model.training
+
+
+@pytest.mark.parametrize("cls", ["cross_entropy", "focal"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_one_batch_can_be_learnt_by_heart(cls, optimiser):
+    data = squares(4, seed=3)
+    loss = LossConfig(cls=cls, negatives=None if cls == "focal" else 3.0)
+    rate = 2e-2 if optimiser == "sgd" else 1e-2
+    cfg = config(epochs=120, batch_size=4, augment=None, loss=loss, optimiser=optimiser, lr=rate)
+    cfg = dataclasses.replace(cfg, weight_decay=0.0, eval_every=120)
+    result = fit(data, data, CLASSES, cfg, model=small_model(), progress=False)
+    assert result.history[-1]["ap50"] > 0.99
+    assert result.history[-1]["loss"] < 0.1 * result.history[0]["loss"]
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not():
+    one, two = run(config()), run(config())
+    assert torch.equal(weights(one.model), weights(two.model))
+    assert not torch.equal(weights(one.model), weights(run(config(seed=1)).model))
+
+
+def test_a_fresh_model_is_seeded_and_the_callers_stream_is_left_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    data = squares(8, size=64)
+    cfg = TrainConfig(epochs=1, batch_size=8, precision="float32", keep_allocations=False)
+    one = fit(data, None, CLASSES, cfg, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(6)
+    two = fit(data, None, CLASSES, cfg, progress=False)
+    assert torch.equal(weights(one.model), weights(two.model))
+
+
+def stop_after(monkeypatch, steps: int) -> None:
+    """Press Ctrl-C in the middle of a step."""
+    original, done = train.train_step, [0]
+
+    def step(*args):
+        done[0] += 1
+        if done[0] == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(train, "train_step", step)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 7, 10, 15])
+def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, monkeypatch, steps):
+    whole = run(config(), out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps)
+        with pytest.raises(Interrupted, match="--resume"):
+            run(config(), out=tmp_path / "cut")
+    resumed = run(config(), out=tmp_path / "cut", resume=True)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+    assert resumed.best_epoch == whole.best_epoch
+    for a, b in zip(resumed.history, whole.history, strict=True):
+        drop = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
+    best = [checkpoint.load_model(tmp_path / d / train.BEST)[0] for d in ("whole", "cut")]
+    assert torch.equal(weights(best[0]), weights(best[1]))
+
+
+def test_ctrl_c_without_a_folder_says_that_nothing_was_saved(monkeypatch):
+    stop_after(monkeypatch, 2)
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        run(config())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_it_trains_in_another_thread_where_signals_cannot_be_caught():
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(config(epochs=1))))
+    thread.start()
+    thread.join()
+    assert len(results[0].history) == 1
+
+
+def test_the_folder_holds_what_it_says(tmp_path):
+    result = run(config(), out=tmp_path)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == {train.LAST, train.BEST, train.HISTORY, train.LOCK}
+    saved = json.loads((tmp_path / train.HISTORY).read_text())
+    assert saved["epochs"] == result.history
+    assert train.config_from_record(saved["config"]) == config()
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    for row in result.history:
+        assert row["loss"] == pytest.approx(row["cls_loss"] + row["box_loss"])
+        assert row["images_per_second"] == pytest.approx(40 / row["seconds"])
+    model, info = checkpoint.load_model(tmp_path / train.LAST)
+    assert torch.equal(weights(model), weights(result.model))
+    assert info.classes == CLASSES
+    assert info.notes["config"]["lr"] == 1e-2
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = run(config(), out=tmp_path)
+    again = run(config(), out=tmp_path, resume=True)
+    assert again.history == first.history
+    assert torch.equal(weights(again.model), weights(first.model))
+
+
+def test_another_run_is_never_overwritten_or_mixed_up(tmp_path):
+    run(config(epochs=1), out=tmp_path)
+    before = (tmp_path / train.LAST).read_bytes()
+    with pytest.raises(ValueError, match="already holds a run"):
+        run(config(epochs=1), out=tmp_path)
+    with pytest.raises(ValueError, match=r"lr=0\.01, now it is 0\.5"):
+        run(config(epochs=1, lr=0.5), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="classes"):
+        fit(squares(8), None, ("a", "b"), config(epochs=1), out=tmp_path, resume=True,
+            model=small_model(), progress=False)  # fmt: skip
+    assert (tmp_path / train.LAST).read_bytes() == before
+
+
+def test_two_runs_at_once_do_not_share_a_folder(tmp_path):
+    pytest.importorskip("fcntl")
+    with train._claimed(tmp_path), pytest.raises(ValueError, match="another run is writing"):
+        run(config(epochs=1), out=tmp_path)
+    run(config(epochs=1), out=tmp_path)
+
+
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path):
+    run(config(epochs=1), out=tmp_path)
+    path = tmp_path / train.LAST
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(checkpoint.CheckpointError, match=r"last\.safetensors"):
+        run(config(epochs=1), out=tmp_path, resume=True)
+
+
+def test_a_model_file_is_not_a_run(tmp_path):
+    result = run(config(epochs=1))
+    checkpoint.save_model(tmp_path / train.LAST, result.model, checkpoint.ModelInfo(CLASSES))
+    with pytest.raises(checkpoint.CheckpointError, match="not a training run"):
+        run(config(epochs=1), out=tmp_path, resume=True)
+
+
+def test_nan_stops_with_advice_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    original = train.ssd_loss
+
+    def explode(logits, offsets, targets, loss):
+        if (tmp_path / train.LAST).exists():
+            offsets = offsets * math.nan
+        return original(logits, offsets, targets, loss)
+
+    monkeypatch.setattr(train, "ssd_loss", explode)
+    with pytest.raises(TrainingDiverged, match=r"epoch 2, step 1 .*learning rate"):
+        run(config(), out=tmp_path)
+    model, _ = checkpoint.load_model(tmp_path / train.LAST)
+    assert torch.isfinite(weights(model)).all()
+
+
+def test_pictures_without_any_object_train(tmp_path):
+    data = squares(16)
+    data = data._replace(labels=torch.full_like(data.labels, -1))
+    result = fit(data, data, CLASSES, config(epochs=1), model=small_model(), progress=False)
+    row = result.history[0]
+    assert math.isfinite(row["loss"])
+    assert row["box_loss"] == 0
+    assert row["ap"] is None
+    assert result.best_epoch is None
+
+
+def test_fewer_pictures_than_a_batch_train():
+    data = squares(3)
+    result = fit(data, None, CLASSES, config(epochs=2), model=small_model(), progress=False)
+    assert len(result.history) == 2
+    assert result.best_epoch is None
+
+
+def test_validation_now_and_then_and_always_at_the_end():
+    result = run(config(epochs=5, eval_every=2))
+    assert ["ap" in row for row in result.history] == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_precision_and_layout_do_not_change_what_is_learnt(precision, channels_last):
+    result = run(config(precision=precision, channels_last=channels_last, epochs=1))
+    assert result.history[0]["loss"] == pytest.approx(run(config(epochs=1)).history[0]["loss"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("lr", 0.0),
+        ("lr", math.nan),
+        ("clip", -1.0),
+        ("warmup", 1.5),
+        ("optimiser", "adam"),
+        ("precision", "float8"),
+        ("eval_every", 0),
+    ],
+)
+def test_senseless_options_are_named(option, value):
+    with pytest.raises(ValueError, match=option):
+        config(**{option: value})
+
+
+def test_data_that_does_not_fit_is_named():
+    good = squares(8)
+    for bad, classes, text in (
+        (good.select(slice(0, 0)), CLASSES, "no pictures"),
+        (good, ("light",), "label 1"),
+        (good, (), "no classes"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            fit(bad, None, classes, config(), model=small_model(), progress=False)
+    with pytest.raises(ValueError, match="one size"):
+        fit(good, squares(4, size=16), CLASSES, config(), model=small_model(), progress=False)
+    with pytest.raises(ValueError, match="device"):
+        run(config(device="abacus"))
+
+
+def test_an_unwritable_folder_is_said_before_training(tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(ValueError, match="cannot write"):
+        run(config(), out=blocker / "run")
+
+
+def test_one_cycle_rises_and_falls_to_nothing():
+    rates = [train.one_cycle(s, 200, 0.1, 0.3) for s in range(200)]
+    peak = max(range(200), key=rates.__getitem__)
+    assert peak == 59
+    assert rates[peak] == pytest.approx(0.1)
+    assert rates[:60] == sorted(rates[:60])
+    assert rates[59:] == sorted(rates[59:], reverse=True)
+    assert 0 <= rates[-1] < 1e-6
+    assert all(rate > 0 for rate in (train.one_cycle(0, n, 0.1, w) for n in (1, 2) for w in (0, 1)))
+
+
+def test_weight_decay_spares_biases_and_normalisation():
+    groups = train.make_optimiser(small_model(), config(weight_decay=0.1)).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert all(p.ndim == 4 for p in groups[0]["params"])
+    assert all(p.ndim == 1 for p in groups[1]["params"])
+    count = sum(p.numel() for g in groups for p in g["params"])
+    assert count == sum(p.numel() for p in small_model().parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_it_learns_on_a_gpu():
+    result = run(config(epochs=25, device="cuda", precision="auto"))
+    assert result.history[-1]["ap50"] > 0.5
