@@ -1,0 +1,348 @@
+"""The command line: `python -m d2lmini train | evaluate | detect | data`, also installed as `d2lmini`.
+
+Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave
+up; 2 the command, a file or the data is at fault, said in one line; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from d2lmini import checkpoint, runtime, show, train
+from d2lmini.data import PRESETS, collate, load, open_data
+from d2lmini.data.images import read_image, to_tensor
+from d2lmini.detect import SOFT, Detections, detect
+from d2lmini.evaluate import AnchorMetrics, Metrics, error_breakdown
+from d2lmini.losses import BOX_LOSSES, CLASS_LOSSES
+
+DEFAULT_MODEL = "runs/bananas/best.safetensors"
+SHOWN = 40  # pictures on a contact sheet
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        return _complain(error, 2)
+    except train.TrainingDiverged as error:
+        return _complain(error, 1)
+    except train.Interrupted as error:
+        return _complain(error, 130)
+    except KeyboardInterrupt:
+        return _complain("stopped", 130)
+    return 0
+
+
+def _complain(what: object, code: int) -> int:
+    print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """`train`: data, training, then the curve, the contact sheet and the score."""
+    recipe = train.recipe(options.data)
+    config = _config(recipe.config, options)
+    out = Path(options.out)
+    size = options.size or recipe.image_size
+    training, validation = (
+        open_data(options.data, split, size=size, count=count, seed=options.data_seed)
+        for split, count in (
+            ("train", options.count or recipe.count),
+            ("val", options.validation_count),
+        )
+    )
+    if options.resume and (out / train.LAST).exists():
+        _say(f"continuing the run in {out}")
+    _say(f"preparing {len(training)} + {len(validation)} pictures of {options.data} ...")
+    progress = not options.quiet
+    batch, held_out = (load(d, progress=progress) for d in (training, validation))
+    device = runtime.pick_device(config.device)
+    precision = str(runtime.pick_precision(config.precision, device)).removeprefix("torch.")
+    _say(f"training on {device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
+    result = train.fit(
+        batch,
+        held_out,
+        training.classes,
+        config,
+        out=out,
+        resume=options.resume,
+        progress=progress,
+    )
+    show.save(show.plot_history(result.history), out / "curves.png")
+    model, info = checkpoint.load_model(out / train.BEST)
+    metrics, anchors, found = train.validate(model, held_out, info.classes)
+    samples = [held_out.sample(i) for i in range(min(SHOWN, len(found)))]
+    confident = [d.at_least(0.4) for d in found[:SHOWN]]
+    sheet = show.contact_sheet(samples, info.classes, detections=confident)
+    show.save(sheet, out / "detections.png")
+    print(report(metrics, anchors))
+    print(f"best model (epoch {result.best_epoch}): {out / train.BEST}")
+    print(f"pictures: {out / 'curves.png'}, {out / 'detections.png'}")
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    """`evaluate`: score a checkpoint on annotated pictures."""
+    model, info = _model(options)
+    size = model.image_size[0]
+    dataset = open_data(options.data, options.split, size=size, count=options.count, seed=options.data_seed)
+    if tuple(dataset.classes) != info.classes:
+        raise ValueError(
+            f"{options.model} finds {', '.join(info.classes)}, but {options.data} holds "
+            f"{', '.join(dataset.classes)}: score it on data of its own classes"
+        )
+    batch = load(dataset, progress=not options.quiet)
+    metrics, anchors, found = train.validate(model, batch, info.classes, **_detection(options))
+    errors = error_breakdown(found, batch.boxes, batch.labels, score_threshold=options.score)
+    print(report(metrics, anchors))
+    kinds = ", ".join(f"{name} {count}" for name, count in errors.as_dict().items())
+    print(f"at scores ≥ {options.score:g}: {kinds}")
+    if options.json:
+        record = {
+            "model": str(options.model),
+            "data": options.data,
+            "metrics": metrics.as_dict(),
+            "anchors": anchors.as_dict(),
+            "errors": errors.as_dict(),
+            "machine": runtime.describe(),
+        }
+        _write_json(Path(options.json), record)
+
+
+def run_detect(options: argparse.Namespace) -> None:
+    """`detect`: find objects in the user's own pictures; a PNG with boxes and a JSON file for each."""
+    model, info = _model(options)
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    names = _output_names([Path(p) for p in options.images])
+    for path, name in names.items():
+        picture = read_image(path)
+        pixels = to_tensor(picture, model.image_size).unsqueeze(0)
+        ((_, predictions),) = train.predict(model, pixels, precision=options.precision)
+        (found,) = detect(*predictions, model.anchors, **_detection(options))
+        found = found.at_least(options.score)
+        show.save(show.annotate(picture, found, info.classes), out / f"{name}.png")
+        record = {"image": str(path), "width": picture.width, "height": picture.height}
+        record["detections"] = _in_pixels(found, picture.width, picture.height, info.classes)
+        _write_json(out / f"{name}.json", record)
+        what = ", ".join(f"{d['class']} {d['score']:.2f}" for d in record["detections"])
+        print(f"{path}: {what or 'nothing found'} → {out / name}.png")
+
+
+def run_data(options: argparse.Namespace) -> None:
+    """`data`: a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
+    dataset = open_data(
+        options.data, options.split, size=options.size, count=options.count, seed=options.data_seed
+    )
+    count = min(options.count, len(dataset))
+    samples = [dataset[i] for i in range(count)]
+    batch = collate(samples)
+    sheet = show.contact_sheet(samples, dataset.classes)
+    show.save(sheet, options.out)
+    per_class = {name: int((batch.labels == i).sum()) for i, name in enumerate(dataset.classes)}
+    objects = ", ".join(f"{name} {n}" for name, n in per_class.items())
+    print(f"{count} of {len(dataset)} pictures ({options.split}) → {options.out}; objects: {objects}")
+
+
+# ------------------------------------------------------------------------------------------------- helpers
+
+
+def report(metrics: Metrics, anchors: AnchorMetrics) -> str:
+    """Scores as text: AP first, then D2L's two numbers beside what answering nothing would score."""
+    lines = [
+        metrics.summary(),
+        f"class error {anchors.class_error:.2e} (always background: {anchors.background_class_error:.2e}), "
+        f"box MAE {anchors.box_mae:.2e} (always background: {anchors.background_box_mae:.2e})",
+        f"anchors holding an object that were classified correctly: {anchors.positive_recall:.1%}",
+    ]
+    return "\n".join(lines)
+
+
+def _config(config: train.TrainConfig, options: argparse.Namespace) -> train.TrainConfig:
+    """A recipe's configuration with what the command line changes."""
+    chosen = {k: v for k, v in vars(options).items() if v is not None}
+    own = {k: chosen[k] for k in asdict(config) if k in chosen}
+    loss = {k: chosen[k] for k in asdict(config.loss) if k in chosen}
+    if options.all_negatives:
+        loss["negatives"] = None
+    if options.no_augment:
+        own["augment"] = None
+    return replace(config, **own, loss=replace(config.loss, **loss))
+
+
+def _model(options: argparse.Namespace) -> tuple[Any, checkpoint.ModelInfo]:
+    return checkpoint.load_model(options.model, runtime.pick_device(options.device))
+
+
+def _detection(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of `detect.detect` that were given."""
+    chosen = {"iou_threshold": options.iou, "soft": options.soft}
+    return {k: v for k, v in chosen.items() if v is not None} | {"class_aware": not options.class_agnostic}
+
+
+def _in_pixels(found: Detections, width: int, height: int, classes: Sequence[str]) -> list[dict[str, Any]]:
+    scale = torch.tensor([width, height, width, height], dtype=torch.float64)
+    boxes = (found.boxes.cpu().double() * scale).tolist()
+    rows = zip(boxes, found.scores.tolist(), found.labels.tolist(), strict=True)
+    return [
+        {"class": classes[c], "score": round(s, 4), "box": [round(v, 1) for v in box]} for box, s, c in rows
+    ]
+
+
+def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A file name for every picture's results; pictures of one name in different folders get numbers."""
+    names: dict[Path, str] = {}
+    for path in paths:
+        name, number = path.stem, 2
+        while name in names.values():
+            name, number = f"{path.stem}-{number}", number + 1
+        names.setdefault(path, name)
+    return names
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------- options
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in the help text, line breaks as written."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="d2lmini",
+        description="Train, score and use a single-shot detector.",
+        epilog="d2lmini COMMAND --help tells the options of a command.",
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_detect(commands)
+    _add_data(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text, formatter_class=_Formatter)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    p = _command(commands, "train", run_train, "train a detector and keep its best checkpoint")
+    _data_options(p)
+    p.add_argument("--out", required=True, metavar="FOLDER", help="where checkpoints and pictures go")
+    p.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    p.add_argument("--size", type=_positive, help="side of the pictures in pixels (by the recipe)")
+    p.add_argument("--count", type=_positive, help="generated training pictures (by the recipe)")
+    p.add_argument("--validation-count", type=_positive, help="generated validation pictures (200)")
+    g = p.add_argument_group("recipe (what is left out follows the data's recipe)")
+    default = argparse.SUPPRESS
+    for name, kind, text in (
+        ("epochs", int, "passes over the training pictures"),
+        ("batch-size", int, "pictures a step"),
+        ("lr", float, "peak learning rate"),
+        ("weight-decay", float, "of convolutions"),
+        ("eval-every", int, "score after every so many epochs"),
+        ("seed", int, "of weights, order and augmentation"),
+        ("sigma", float, "σ of smooth L1"),
+        ("gamma", float, "γ of focal loss"),
+        ("alpha", float, "α of focal loss: weight of the foreground"),
+        ("negatives", float, "hard negatives per positive"),
+        ("cls-weight", float, "weight of the class loss"),
+        ("box-weight", float, "weight of the box loss"),
+    ):
+        g.add_argument(f"--{name}", type=kind, help=text, default=default)
+    g.add_argument("--optimiser", choices=train.OPTIMISERS, default=default)
+    g.add_argument("--cls", choices=CLASS_LOSSES, help="class loss", default=default)
+    g.add_argument("--box", choices=BOX_LOSSES, help="box loss", default=default)
+    g.add_argument("--all-negatives", action="store_true", help="no mining: every anchor counts")
+    g.add_argument("--no-augment", action="store_true", help="pictures as they are")
+    _machine_options(p)
+
+
+def _add_evaluate(commands: Any) -> None:
+    p = _command(commands, "evaluate", run_evaluate, "score a checkpoint on annotated pictures")
+    _model_option(p)
+    _data_options(p)
+    p.add_argument("--split", choices=("train", "val"), default="val")
+    p.add_argument("--count", type=_positive, help="generated pictures (200)")
+    p.add_argument("--json", metavar="FILE", help="write every number there too")
+    _detection_options(p, score=0.4)
+    _machine_options(p)
+
+
+def _add_detect(commands: Any) -> None:
+    p = _command(commands, "detect", run_detect, "find objects in your own pictures")
+    p.add_argument("images", nargs="+", metavar="IMAGE", help="picture files of any size")
+    _model_option(p)
+    p.add_argument("--out", default="detections", metavar="FOLDER", help="where PNG and JSON files go")
+    _detection_options(p, score=0.4)
+    _machine_options(p)
+
+
+def _add_data(commands: Any) -> None:
+    p = _command(commands, "data", run_data, "draw a contact sheet of a data set with its boxes")
+    p.add_argument("data", nargs="?", default="bananas", help=_DATA_HELP)
+    p.add_argument("--data-seed", type=int, default=0, help="of the generated pictures or the split")
+    p.add_argument("--out", default="data.png", metavar="FILE", help="the contact sheet")
+    p.add_argument("--split", choices=("train", "val"), default="train")
+    p.add_argument("--count", type=_positive, default=SHOWN, help="pictures on the sheet")
+    p.add_argument("--size", type=_positive, default=256, help="side of the pictures in pixels")
+
+
+_DATA_HELP = f"{', '.join(PRESETS)} (generated), or a folder in VOC or COCO form"
+
+
+def _positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a whole number from 1")
+    return number
+
+
+def _data_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--data", default="bananas", help=_DATA_HELP)
+    p.add_argument("--data-seed", type=int, default=0, help="of the generated pictures or the split")
+
+
+def _model_option(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", default=DEFAULT_MODEL, metavar="FILE", help="a checkpoint of `train`")
+
+
+def _detection_options(p: argparse.ArgumentParser, score: float) -> None:
+    p.add_argument("--score", type=float, default=score, help="least score of a detection")
+    p.add_argument("--iou", type=float, help="NMS removes boxes that overlap a better one more (0.45)")
+    p.add_argument("--soft", choices=SOFT, help="Soft-NMS instead of hard NMS")
+    p.add_argument("--class-agnostic", action="store_true", help="boxes of all classes compete in NMS")
+
+
+def _machine_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    p.add_argument("--precision", choices=runtime.PRECISIONS, default="auto")
+    p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,255 @@
+"""The command line, as a user meets it: what it writes, and how it says that something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from d2lmini import checkpoint, train
+from d2lmini.__main__ import main
+
+TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
+FAST = ["--epochs", "2", "--batch-size", "4", "--precision", "float32", "--quiet"]
+
+
+def command(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """`python -m d2lmini …` in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "d2lmini", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a small finished run."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", *TINY, *FAST, "--out", str(out)]) == 0
+    return out
+
+
+def photograph(path: Path, size: tuple[int, int] = (300, 170), mode: str = "RGB") -> Path:
+    """A picture that no generator of ours made: smooth colours with a bright bar."""
+    picture = Image.radial_gradient("L").resize(size).convert(mode)
+    picture.paste(Image.new(mode, (size[0] // 3, size[1] // 4)), (5, 5))
+    picture.save(path)
+    return path
+
+
+def test_train_leaves_everything_it_announces(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "history.json", "curves.png"} <= names
+    assert "detections.png" in names
+    for name in ("curves.png", "detections.png"):
+        with Image.open(trained / name) as picture:
+            assert picture.width > 300
+    rows = json.loads((trained / "history.json").read_text())["epochs"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[-1]["background_class_error"] > 0
+
+
+def test_train_evaluate_detect_and_data_as_separate_programs(tmp_path):
+    done = command("train", *TINY, *FAST, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "always background" in done.stdout
+    done = command(
+        "evaluate", "--model", "run/best.safetensors", "--count", "4", "--json", "e.json",
+        "--quiet", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["metrics"]["images"] == 4
+    photograph(tmp_path / "my photo ü.jpg")
+    done = command(
+        "detect", "my photo ü.jpg", "--model", "run/best.safetensors", "--score", "0.01", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "detections" / "my photo ü.json").read_text())
+    assert (found["width"], found["height"]) == (300, 170)
+    for row in found["detections"]:
+        left, top, right, bottom = row["box"]
+        assert 0 <= left < right <= 300
+        assert 0 <= top < bottom <= 170
+    with Image.open(tmp_path / "detections" / "my photo ü.png") as picture:
+        assert picture.size == (300, 170)
+    done = command("data", "scenes", "--count", "6", "--size", "64", "--out", "sheet.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_pictures_of_every_mode_are_read(trained, tmp_path, mode):
+    path = tmp_path / ("p.tif" if mode in ("CMYK", "I;16") else "p.png")
+    if mode == "I;16":
+        Image.new("I;16", (90, 40), 40000).save(path)
+    else:
+        photograph(path, (90, 40), "L" if mode in ("P", "1") else mode)
+        if mode in ("P", "1"):
+            Image.open(path).convert(mode).save(path)
+    model = str(trained / "best.safetensors")
+    assert main(["detect", str(path), "--model", model, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "p.json").exists()
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        paths.append(str(photograph(tmp_path / folder / "x.png")))
+    model = str(trained / "best.safetensors")
+    assert main(["detect", *paths, "--model", model, "--out", str(tmp_path / "out")]) == 0
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["x-2.json", "x-2.png", "x.json", "x.png"]
+
+
+def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]]:
+    model = str(trained / "best.safetensors")
+    good = str(photograph(tmp_path / "good.png"))
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    whole = Path(good).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.safetensors").write_bytes(Path(model).read_bytes()[:1000])
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    new = str(tmp_path / "new")
+    return {
+        "no such picture": (["detect", "nowhere.jpg", "--model", model], "nowhere.jpg"),
+        "text": (["detect", str(tmp_path / "text.jpg"), "--model", model], "text.jpg"),
+        "empty": (["detect", str(tmp_path / "empty.png"), "--model", model], "empty.png"),
+        "cut": (["detect", str(tmp_path / "cut.png"), "--model", model], "cut.png"),
+        "folder": (["detect", str(tmp_path), "--model", model], "is a folder"),
+        "no model": (["detect", good, "--model", "none.safetensors"], "none.safetensors"),
+        "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
+        "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),
+        "out": (["detect", good, "--model", model, "--out", str(blocked)], "blocked"),
+        "data": (["train", "--data", "apples", "--out", new], "apples"),
+        "lr": (["train", *TINY, "--out", new, "--lr", "-1"], "lr"),
+        "sigma": (["train", *TINY, "--out", new, "--sigma", "0"], "sigma"),
+        "size": (["train", "--data", "bananas", "--out", new, "--size", "7"], "size"),
+        "device": (["train", *TINY, "--out", new, "--device", "abacus"], "abacus"),
+        "held": (["train", *TINY, *FAST, "--out", str(trained)], "--resume"),
+        "classes": (["evaluate", "--data", "scenes", "--count", "2", "--model", model], "banana"),
+        "sheet": (["data", "bananas", "--count", "1", "--out", str(blocked / "x.png")], "blocked"),
+    }
+
+
+def test_every_mistake_is_one_line_that_names_it_and_exit_code_2(trained, tmp_path, capsys):
+    for name, (arguments, text) in bad_inputs(tmp_path, trained).items():
+        code = main(arguments)
+        said = capsys.readouterr().err.strip().splitlines()
+        assert code == 2, f"{name}: exit code {code}"
+        assert said[-1].startswith("d2lmini: "), f"{name}: {said}"
+        assert text in said[-1], f"{name}: {said}"
+        assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["detect"],
+        ["train"],
+        ["train", "--out", "x", "--epochs", "many"],
+        ["train", "--out", "x", "--count", "0"],
+        ["train", "--out", "x", "--cls", "hinge"],
+    ],
+)
+def test_a_wrong_command_line_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, "train", "evaluate", "detect", "data"])
+def test_help_is_there(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"] if name is None else [name, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "SUPPRESS" not in text
+    assert len(text) > 300
+
+
+def test_a_users_mistake_shows_no_traceback_in_a_real_process(tmp_path):
+    done = command("detect", "nowhere.jpg", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("d2lmini: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_options_reach_the_configuration(tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(batch, held_out, classes, config, **options):
+        seen["config"] = config
+        raise ValueError("enough")
+
+    monkeypatch.setattr(train, "fit", fit)
+    arguments = "--sigma 3 --gamma 1.5 --alpha 0.25 --cls focal --all-negatives --box-weight 2 --lr 0.1"
+    main(["train", *TINY, "--out", str(tmp_path), *arguments.split(), "--no-augment", "--seed", "9"])
+    config = seen["config"]
+    assert (config.lr, config.seed, config.augment) == (0.1, 9, None)
+    loss = config.loss
+    assert (loss.sigma, loss.gamma, loss.alpha, loss.box_weight) == (3, 1.5, 0.25, 2)
+    assert (loss.cls, loss.negatives) == ("focal", None)
+    assert config.epochs == train.RECIPES["bananas"].config.epochs
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_saves_and_resume_finishes(tmp_path):
+    arguments = ["train", *TINY, "--batch-size", "4", "--epochs", "400", "--eval-every", "400"]
+    arguments += ["--precision", "float32", "--quiet", "--out", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d2lmini", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 100
+    while not (tmp_path / "run" / "last.safetensors").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    _, record = checkpoint.load_tensors(tmp_path / "run" / "last.safetensors")
+    assert 1 <= record["position"][0] < 400
+
+
+def test_the_picture_of_a_model_does_not_depend_on_the_path_taken(trained, tmp_path):
+    """Detecting in a file gives what predicting its pixels gives."""
+    path = photograph(tmp_path / "p.png", (64, 64))
+    model, _ = checkpoint.load_model(trained / "best.safetensors")
+    pixels = torch.from_numpy(__import__("numpy").array(Image.open(path).convert("RGB")))
+    images = pixels.permute(2, 0, 1)[None].contiguous()
+    ((_, predictions),) = train.predict(model, images, precision="float32")
+    from d2lmini import detect
+
+    (expected,) = detect(*predictions, model.anchors)
+    main(["detect", str(path), "--model", str(trained / "best.safetensors"), "--score", "0.01",
+          "--precision", "float32", "--out", str(tmp_path)])  # fmt: skip
+    found = json.loads((tmp_path / "p.json").read_text())["detections"]
+    expected = expected.at_least(0.01)
+    assert [row["score"] for row in found] == pytest.approx(expected.scores.tolist(), abs=1e-4)
