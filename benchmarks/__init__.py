@@ -1,0 +1,1 @@
+"""Measurements of d2lmini beside its peers; `python -m benchmarks` runs them, `make bench` too."""

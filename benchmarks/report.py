@@ -1,0 +1,105 @@
+"""Results as a Markdown table, and the place in the README where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows of a result file, and below them where, when and with what they were measured."""
+    lines = ["| work | D2L | here | times as fast |", "| --- | ---: | ---: | ---: |"]
+    lines += [_line(row) for row in result["rows"]]
+    memory = [row for row in result["rows"] if "d2l_peak_memory" in row]
+    if memory:
+        lines += ["", "| training, batch 32 | D2L | here |", "| --- | ---: | ---: |"]
+        lines += [_rate(row) for row in memory]
+        lines += [_memory(row) for row in memory]
+    return "\n".join([*lines, "", _footer(result)])
+
+
+def _line(row: dict[str, Any]) -> str:
+    cells = (row["work"], duration(row["d2l_ms"]), duration(row["ours_ms"]), times(row["ratio"]))
+    return f"| {' | '.join(cells)} |"
+
+
+def _rate(row: dict[str, Any]) -> str:
+    cells = (f"{row[f'{who}_images_per_second']:.0f}" for who in ("d2l", "ours"))
+    return f"| images a second, {row['variant']} | {' | '.join(cells)} |"
+
+
+def _memory(row: dict[str, Any]) -> str:
+    cells = (f"{row[f'{who}_peak_memory'] / 1e9:.1f} GB" for who in ("d2l", "ours"))
+    return f"| largest memory, {row['variant']} | {' | '.join(cells)} |"
+
+
+def _footer(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
+    return (
+        f"Medians, D2L's functions (float32, as published) and this package's in turn: "
+        f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {versions}; "
+        f"{result['date']}. `make bench` measures them anew."
+    )
+
+
+def duration(milliseconds: float) -> str:
+    """A time with two or three digits and a unit that suits it.
+
+    >>> duration(0.0042), duration(1.234), duration(56.7), duration(2880)
+    ('4.2 µs', '1.23 ms', '56.7 ms', '2,880 ms')
+    """
+    if milliseconds < 0.01:
+        return f"{milliseconds * 1e3:.1f} µs"
+    digits = 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:,.{digits}f} ms"
+
+
+def times(ratio: float) -> str:
+    """A quotient with two digits, or whole from 10 on.
+
+    >>> times(2.54), times(115.3)
+    ('2.5 ×', '115 ×')
+    """
+    return f"{ratio:.1f} ×" if ratio < 10 else f"{ratio:,.0f} ×"
+
+
+def put_into_readme(text: str, readme: Path = README, name: str = "bench") -> None:
+    """Replace what stands between two markers; raises ValueError if they are not there."""
+    start, stop = f"<!-- {name} -->", f"<!-- /{name} -->"
+    content = readme.read_text()
+    before, begin, rest = content.partition(start)
+    _, end, after = rest.partition(stop)
+    if not begin or not end:
+        raise ValueError(f"{readme} has no {start} … {stop}: put both lines where the table belongs")
+    readme.write_text(f"{before}{start}\n{text}\n{stop}{after}")
+
+
+def recipe_table(rows: list[dict[str, Any]], d2l: dict[str, Any]) -> str:
+    """Whole training runs: one line for each preset (means over the seeds), and D2L's recipe."""
+    lines = [
+        "| training run | AP50 | COCO AP | class error (background) | box MAE (background) | minutes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        _run_line("bananas, D2L's recipe as published, 1 seed", [d2l], d2l["minutes"]),
+    ]
+    for preset in dict.fromkeys(row["recipe"].split(", ")[1] for row in rows):
+        mine = [row for row in rows if row["recipe"].endswith(preset)]
+        minutes = sum(row["drawing_seconds"] + row["fit_seconds"] for row in mine) / len(mine) / 60
+        name = f"{preset}, this package, mean of {len(mine)} seeds"
+        lines.append(_run_line(name, mine, minutes))
+    return "\n".join(lines)
+
+
+def _run_line(name: str, rows: list[dict[str, Any]], minutes: float) -> str:
+    def mean(key: str) -> float:
+        return sum(row["final"][key] for row in rows) / len(rows)
+
+    def spread(key: str) -> str:
+        values = [row["final"][key] for row in rows]
+        span = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+        return f"{mean(key):.3f}{span}"
+
+    pairs = [f"{mean(key):.2e} ({mean(f'background_{key}'):.2e})" for key in ("class_error", "box_mae")]
+    return f"| {' | '.join([name, spread('ap50'), spread('ap'), *pairs, f'{minutes:.1f}'])} |"
