@@ -240,7 +240,8 @@ def loop(logits: Tensor, offsets: Tensor, anchors: Tensor, options: dict) -> Det
     """`detect` for one picture, step by step."""
     rows = []
     for score, anchor, label in candidates(logits, options):
-        box = decode(anchors[anchor], offsets[anchor]).clamp(0, 1)
+        box = decode(anchors[anchor], offsets[anchor])
+        box = box.clamp(0, 1) if options["clip"] else box
         if box[2] > box[0] and box[3] > box[1]:
             rows.append((box, score, label))
     boxes = torch.stack([b for b, _, _ in rows]) if rows else torch.zeros(0, 4)
@@ -265,6 +266,7 @@ all_options = st.fixed_dictionaries(
         "max_detections": st.sampled_from([1, 5, 100]),
         "class_aware": st.booleans(),
         "best_class_only": st.booleans(),
+        "clip": st.booleans(),
         "soft": st.sampled_from([None, None, "linear", "gaussian"]),
         "sigma": st.sampled_from([0.1, 0.5]),
     }
@@ -341,7 +343,7 @@ def test_tiny_ssds_5444_anchors_equal_the_loop():
     offsets = torch.randn(1, 5444, 4, generator=seeded(1))
     (found,) = detect(logits, offsets, anchors, max_detections=400)
     options = {"score_threshold": 0.01, "top_k": 400, "best_class_only": False, "class_aware": True}
-    options |= {"soft": None, "iou_threshold": 0.45, "max_detections": 400}
+    options |= {"soft": None, "iou_threshold": 0.45, "max_detections": 400, "clip": True}
     expected = loop(logits[0], offsets[0], anchors, options)
     torch.testing.assert_close(tuple(found), tuple(expected))
 
@@ -403,10 +405,12 @@ def test_the_threshold_itself_is_enough():
     assert len(detect(*given, score_threshold=0.5001)[0].scores) == 0
 
 
-def test_boxes_are_clipped_to_the_picture():
+def test_boxes_are_clipped_to_the_picture_unless_told_otherwise():
     anchors = torch.tensor([[-0.2, 0.5, 0.3, 1.4]])
     (found,) = detect(sure([0], 1), torch.zeros(1, 1, 4), anchors)
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.5, 0.3, 1.0]]))
+    (found,) = detect(sure([0], 1), torch.zeros(1, 1, 4), anchors, clip=False)
+    torch.testing.assert_close(found.boxes, anchors)
 
 
 @pytest.mark.parametrize(
@@ -460,15 +464,7 @@ def test_background_everywhere_gives_empty_tensors_of_the_right_shape(soft):
     assert found[0].labels.dtype == torch.int64
 
 
-@pytest.mark.parametrize(
-    ("count", "top_k"),
-    [
-        (3000, 700),
-        pytest.param(
-            *(5444, 400),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("count", "top_k"), [(3000, 700), (5444, 400), (5444, 1)])
 def test_among_equal_scores_the_first_anchors_are_taken(count, top_k):
     anchors = torch.arange(count).unsqueeze(1) / count + torch.tensor([[0.0, 0.0, 0.5, 0.5]]) / count
     logits = torch.zeros(1, count, 2)

@@ -397,17 +397,8 @@ def test_the_default_minimum_teaches_background_even_without_objects():
     torch.testing.assert_close(ssd_loss(logits, offsets, targets).cls, hardest)
 
 
-@pytest.mark.parametrize(
-    ("box", "wrong"),
-    [
-        ("smooth_l1", 1e30),
-        ("l1", 1e30),
-        ("l2", 1e15),
-        pytest.param(
-            *("l2", 1e30),
-        ),
-    ],
-)
+@pytest.mark.parametrize("wrong", [1.0, 1e30])
+@pytest.mark.parametrize("box", ["smooth_l1", "l1", "l2"])
 def test_background_does_not_contribute_to_the_box_loss(box, wrong):
     """D2L averages over all anchors, positive or not."""
     logits, offsets, targets = problem(dtype=torch.float32)
@@ -470,9 +461,7 @@ def test_kinds_of_numbers_agree(config, dtype):
     exact = ssd_loss(logits, offsets, targets, config)
     rounded = Targets(targets.labels, targets.offsets.to(dtype))
     losses = ssd_loss(logits.to(dtype), offsets.to(dtype), rounded, config)
-    if config.alpha is None:  # see test_alpha_keeps_the_kind_of_numbers
-        assert losses.cls.dtype == dtype
-    assert losses.box.dtype == dtype
+    assert losses.cls.dtype == losses.box.dtype == dtype
     tolerance = 20 * torch.finfo(dtype).eps
     torch.testing.assert_close(losses.cls.double(), exact.cls, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(losses.box.double(), exact.box, rtol=tolerance, atol=tolerance)

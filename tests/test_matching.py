@@ -393,15 +393,7 @@ def test_bfloat16_boxes_are_computed_in_float32_or_wider(place):
     torch.testing.assert_close(half.offsets.float(), whole.offsets)
 
 
-@pytest.mark.parametrize(
-    "kinds",
-    [
-        pytest.param((torch.float32, torch.bfloat16)),
-        pytest.param(
-            (torch.float32, torch.float64),
-        ),
-    ],
-)
+@pytest.mark.parametrize("kinds", [(torch.float32, torch.bfloat16), (torch.float32, torch.float64)])
 def test_offsets_have_one_kind_wherever_they_are_computed(kinds):
     anchors = random_boxes(70, generator=seeded(), dtype=kinds[0])
     boxes = random_boxes(1, 5, generator=seeded(1)).to(kinds[1])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from d2lmini.data.samples import Batch, Sample, collate, pad_objects
+from d2lmini.data.samples import Batch, Sample, collate, concatenate, pad_objects
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -113,3 +113,25 @@ def test_moving_a_batch_moves_all_of_it():
     moved = collate([sample(2)]).to("meta", non_blocking=True)
     assert isinstance(moved, Batch)
     assert {tensor.device.type for tensor in moved} == {"meta"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_sample_comes_back_out_as_it_went_in(count):
+    given = sample(count, seed=count)
+    again = collate([sample(2), given, sample(4)], max_objects=5).sample(1)
+    assert isinstance(again, Sample)
+    for tensor, expected in zip(again, given, strict=True):
+        torch.testing.assert_close(tensor, expected, **EXACT)
+
+
+def test_batches_behind_each_other_are_the_batch_of_all():
+    samples = [sample(count, seed) for seed, count in enumerate([1, 0, 4, 2, 2])]
+    whole = concatenate([collate(samples[:2]), collate(samples[2:4]), collate(samples[4:])])
+    assert isinstance(whole, Batch)
+    for tensor, expected in zip(whole, collate(samples), strict=True):
+        torch.testing.assert_close(tensor, expected, **EXACT)
+
+
+def test_no_batches_are_refused():
+    with pytest.raises(ValueError, match="empty"):
+        concatenate([])
