@@ -81,8 +81,8 @@ def encode(anchors: Tensor, boxes: Tensor, variances: Variances = VARIANCES) -> 
     sides in log ratios; both are divided by their variance. Exact inverse: `decode`.
 
     >>> anchor = torch.tensor([0.0, 0.0, 0.5, 0.5])
-    >>> encode(anchor, torch.tensor([0.1, 0.0, 0.6, 0.5]))
-    tensor([2., 0., 0., 0.])
+    >>> encode(anchor, torch.tensor([0.25, 0.0, 0.75, 0.5]))
+    tensor([5., 0., 0., 0.])
     """
     anchor, box = corner_to_centre(anchors), corner_to_centre(boxes)
     centre = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:] / variances.centre

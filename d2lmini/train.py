@@ -309,7 +309,7 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float = 0.15) -> float
     Source: Smith and Topin 2017 (super-convergence), with a cosine for the second half.
 
     >>> [round(one_cycle(s, 100, 1.0, 0.2), 2) for s in (0, 19, 60, 99)]
-    [0.09, 1.0, 0.49, 0.0]
+    [0.09, 1.0, 0.48, 0.0]
     """
     rise = max(1, round(warmup * steps))
     if step < rise:

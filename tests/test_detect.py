@@ -472,10 +472,7 @@ def test_among_equal_scores_the_first_anchors_are_taken(count, top_k):
     torch.testing.assert_close(found.boxes, anchors[:top_k])
 
 
-@pytest.mark.parametrize(
-    "soft",
-    [None, pytest.param("linear"), pytest.param("gaussian")],
-)
+@pytest.mark.parametrize("soft", [None, "linear", "gaussian"])
 def test_threshold_0_lets_every_box_through_but_none_that_is_not_one(soft):
     logits, offsets, anchors = answers(2, 30, 1)
     offsets[0, ::2] = math.nan

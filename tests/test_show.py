@@ -617,6 +617,13 @@ def test_annotate_grows_with_the_picture():
     assert widths == [1, 10]
 
 
+def test_annotate_draws_the_thinnest_box_as_thick_as_a_line():
+    box = Detections(torch.tensor([[0.2, 0.5, 0.8, 0.5]]), torch.ones(1), torch.zeros(1).long())
+    drawn = np.asarray(show.annotate(Image.new("RGB", (1600, 1600)), box, [""]))
+    colour = np.array([int(show.class_colour(0)[i : i + 2], 16) for i in (1, 3, 5)])
+    assert (drawn[:, 1200] == colour).all(-1).sum() == 5
+
+
 def test_annotate_leaves_out_tags_that_do_not_fit():
     box = Detections(torch.tensor([[0.1, 0.1, 0.9, 0.9]]), torch.ones(1), torch.zeros(1).long())
     image = Image.new("RGB", (300, 300))

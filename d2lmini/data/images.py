@@ -10,6 +10,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+# What people have pictures in. Pillow knows more, some of which it hands to programs outside (EPS).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
 
 def read_image(path: str | Path) -> Image.Image:
     """A picture file as RGB at its own size, turned as its EXIF orientation says.
@@ -26,13 +29,15 @@ def read_image(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns above 89 megapixels and refuses above 179; both are refused here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 picture.load()
                 return _to_rgb(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{path} is too large ({error}): make it smaller first") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture that Pillow can read: convert it first") from error
+        raise ValueError(
+            f"{path} is not a picture in one of the formats {', '.join(FORMATS)}: convert it first"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(f"{path} cannot be read ({error}): it may be cut or damaged") from error
 
