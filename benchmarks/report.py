@@ -39,7 +39,8 @@ def _footer(result: dict[str, Any]) -> str:
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
     return (
-        f"Medians, D2L's functions (float32, as published) and this package's in turn: "
+        f"Medians, D2L's functions (float32, as published) and this package's in turn, in a process that "
+        f"keeps its large buffers, as `fit` does (D2L's training step: as published): "
         f"{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, {versions}; "
         f"{result['date']}. `make bench` measures them anew."
     )

@@ -76,6 +76,9 @@ def random_cases(draw) -> Case:
         near = anchors[torch.randint(a, (n, g), generator=generator)]
         near = near + 0.05 * torch.rand(n, g, 4, generator=generator)
         boxes[:, ::2] = near[:, ::2]
+    if draw(st.booleans()):  # and some are no boxes at all, among others that are fine
+        bad = torch.tensor(BAD_BOXES)[torch.randint(len(BAD_BOXES), (n, g), generator=generator)]
+        boxes = torch.where(torch.rand(n, g, 1, generator=generator) < 0.2, bad, boxes)
     labels = torch.randint(-1, 4, (n, g), generator=generator)
     return Case(anchors, boxes, labels)
 

@@ -286,13 +286,14 @@ def test_nothing_to_match(place, n, g, a):
 @pytest.mark.parametrize("bad", [*BAD_BOXES, FAR_BOXES[0], FAR_BOXES[1]])
 def test_a_box_that_overlaps_nothing_is_never_matched_and_harms_no_other(place, bad):
     """D2L forces it onto anchor 0; an inverted one gives NaN."""
-    anchors = torch.tensor([UNIT, (0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5)])
+    near = [(0.0, 0.0, 0.5, 0.45), (0.0, 0.0, 0.5, 0.3)]  # by the threshold, not by force
+    anchors = torch.tensor([UNIT, (0.0, 0.0, 0.5, 0.4), (0.5, 0.0, 1.0, 0.5), *near])
     good = (0.0, 0.0, 0.5, 0.4)
     with place():
         with_bad = match(anchors, *ground_truth(bad, good, bad, labels=[1, 2, 3]))
         alone = match(anchors, *ground_truth(good, labels=[2]))
     torch.testing.assert_close(with_bad, alone, **EXACT)
-    assert with_bad.offsets.isfinite().all()
+    assert with_bad.labels.tolist() == [[0, 3, 0, 3, 3]]
 
 
 @many
