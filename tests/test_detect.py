@@ -104,6 +104,14 @@ def test_equality_stays():
     assert nms(boxes, scores, 0.4999).tolist() == [0]
 
 
+def test_equality_stays_beyond_the_first_block_too():
+    far = torch.arange(2.0, 202.0).unsqueeze(1) + torch.tensor([0.0, 0.0, 0.5, 0.5])
+    boxes = torch.cat([torch.tensor([WHOLE]), far, torch.tensor([[0.0, 0.0, 1.0, 0.5]])])
+    scores = -torch.arange(202.0)
+    assert nms(boxes, scores, 0.5).tolist() == list(range(202))
+    assert nms(boxes, scores, 0.4999).tolist() == list(range(201))
+
+
 def test_equal_scores_leave_the_earlier_box():
     assert nms(torch.tensor([WHOLE] * 500), torch.zeros(500)).tolist() == [0]
 
@@ -136,12 +144,17 @@ def test_nms_does_not_care_for_the_order_of_the_boxes(seed):
     assert order[nms(boxes[order], scores[order])].tolist() == nms(boxes, scores).tolist()
 
 
-@given(seed=st.integers(0, 2**32), entries=st.sampled_from([1, 128 * 40 * 2, 10**9]))
-def test_lists_side_by_side_as_one_by_one(seed, entries):
+@given(
+    seed=st.integers(0, 2**32),
+    count=st.sampled_from([40, 150]),
+    entries=st.sampled_from([1, 128 * 150 * 2, 10**9]),
+)
+def test_lists_side_by_side_as_one_by_one(seed, count, entries):
     generator = seeded(seed)
-    boxes = torch.stack([crowd(40, seed + i) for i in range(5)])
-    valid = torch.rand(5, 40, generator=generator) < torch.rand(5, 1, generator=generator)
-    groups = torch.randint(2, (5, 40), generator=generator)
+    boxes = torch.stack([crowd(count, seed + i, spots=40) for i in range(5)])
+    valid = torch.rand(5, count, generator=generator) < torch.rand(5, 1, generator=generator)
+    valid[seed % 5] = True
+    groups = torch.randint(2, (5, count), generator=generator)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "CPU_ENTRIES", entries)
         kept = suppress(boxes, valid, 0.4, groups)
@@ -450,6 +463,14 @@ def test_a_broken_network_finds_nothing():
     assert len(broken.scores) == 0
 
 
+def test_broken_anchors_do_not_crowd_out_the_others():
+    logits, offsets, anchors = answers(1, 20, 1)
+    (expected,) = detect(logits[:, 10:], offsets[:, 10:], anchors[10:], top_k=3)
+    logits[0, :10] = math.nan
+    (found,) = detect(logits, offsets, anchors, top_k=3)
+    torch.testing.assert_close(tuple(found), tuple(expected))
+
+
 @pytest.mark.parametrize("soft", [None, "gaussian"])
 @pytest.mark.parametrize(("n", "a"), [(0, 5), (2, 0), (0, 0)])
 def test_nothing_in_nothing_out(n, a, soft):
@@ -488,7 +509,8 @@ def test_detections_of_a_network_that_is_being_trained():
     logits, offsets, anchors = answers(1, 20, 1)
     plain = detect(logits, offsets, anchors)
     tracked = detect(logits.requires_grad_(), offsets.requires_grad_(), anchors)
-    torch.testing.assert_close(tuple(t.detach() for t in tracked[0]), tuple(plain[0]))
+    torch.testing.assert_close(tuple(tracked[0]), tuple(plain[0]), **EXACT)
+    assert not any(t.requires_grad for t in tracked[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
