@@ -28,7 +28,10 @@ class AnchorSpec:
 
     def __post_init__(self) -> None:
         for name in ("sizes", "ratios"):
-            rows = tuple(tuple(float(v) for v in row) for row in getattr(self, name))
+            try:
+                rows = tuple(tuple(float(v) for v in row) for row in getattr(self, name))
+            except TypeError:
+                raise ValueError(f"anchor {name} must be one list of numbers per feature map") from None
             object.__setattr__(self, name, rows)
             for scale, row in enumerate(rows):
                 if not row or not all(math.isfinite(v) and v > 0 for v in row):

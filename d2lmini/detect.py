@@ -65,6 +65,11 @@ def detect(
     ValueError naming the option. Source: SSD, section 2.2 "Inference"; D2L 14.4.4.
     """
     _check_options(score_threshold, iou_threshold, top_k, max_detections, soft, sigma)
+    if not logits.shape[1] == offsets.shape[1] == len(anchors):
+        raise ValueError(
+            f"logits {tuple(logits.shape)}, offsets {tuple(offsets.shape)}, anchors {tuple(anchors.shape)}: "
+            "expected the same number of anchors in each, so take all three from one model"
+        )
     scores, index, classes = _candidates(logits, score_threshold, top_k, best_class_only)  # (N, k)
     at = index.unsqueeze(-1).expand(-1, -1, 4)
     boxes = decode(anchors[index], offsets.gather(1, at))  # (N, k, 4)
@@ -90,17 +95,17 @@ def _candidates(
     logits: Tensor, score_threshold: float, top_k: int | None, best_class_only: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, anchor indices and class ids (N, k) of the best candidates, by falling score."""
-    scores = logits.float().softmax(-1)[..., 1:]  # (N, A, K)
-    classes = None
-    if best_class_only and scores.shape[-1] > 1:
-        scores, classes = scores.max(-1, keepdim=True)
+    every = logits.float().softmax(-1)[..., 1:]  # (N, A, K)
+    # The largest value alone comes much faster than its index, which only the few candidates need.
+    scores = every.amax(-1, keepdim=True) if best_class_only and every.shape[-1] > 1 else every
     k = scores.shape[-1]
-    scores = scores.flatten(1).nan_to_num(0)  # (N, A * K); a broken network finds nothing
+    scores = scores.flatten(1).nan_to_num(0)  # (N, A * k); a broken network finds nothing
     most = int((scores >= score_threshold).sum(1).max()) if scores.numel() else 0
     most = most if top_k is None else min(most, top_k)
     scores, index = _first(scores, most)
-    anchor, which = index // k, index % k
-    return scores, anchor, which if classes is None else classes.squeeze(-1).gather(1, anchor)
+    if k == every.shape[-1]:
+        return scores, index // k, index % k
+    return scores, index, every.take_along_dim(index.unsqueeze(-1), 1).argmax(-1)
 
 
 def _first(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -123,7 +128,8 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tenso
 
     Shapes: boxes (M, 4) corners, scores (M,), labels (M,) if boxes of different classes shall leave each
     other alone. A box goes when its IoU with a better kept one is above the threshold; equality stays.
-    Among equal scores the earlier box is the better one. Source: D2L 14.4.4.
+    Among equal scores the earlier box is the better one. A box that is not finite is never kept and
+    removes nothing. Source: D2L 14.4.4.
 
     >>> boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9], [2.0, 2.0, 3.0, 3.0]])
     >>> nms(boxes, torch.tensor([0.8, 0.9, 0.1]), iou_threshold=0.5)
@@ -135,7 +141,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tenso
         )
     order = scores.argsort(descending=True, stable=True)
     groups = None if labels is None else labels[order].unsqueeze(0)
-    valid = torch.ones_like(order, dtype=torch.bool)
+    valid = boxes[order].isfinite().all(-1)
     return order[suppress(boxes[order].unsqueeze(0), valid.unsqueeze(0), iou_threshold, groups)[0]]
 
 

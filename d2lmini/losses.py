@@ -65,11 +65,12 @@ def focal_loss_with_logits(
     """Focal loss (...) of the softmax of `logits` (..., K + 1) for true classes `labels` (...).
 
     `alpha` weighs the foreground, 1 − α the background (label 0); None weighs all alike. Finite, with
-    finite gradients, for any finite logits. Source: Lin et al. 2017, equation 5, with a softmax.
+    finite gradients, for finite logits whose differences are finite; a loss below the rounding of log p
+    (1e-7 in float32) comes out as 0. Source: Lin et al. 2017, equation 5, with a softmax.
     """
     _check_gamma(gamma)
     log_p = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    # 1 − p from log p: −expm1 keeps all digits where p rounds to 1
+    # 1 − p from log p: −expm1 keeps the digits of log p, where p itself rounds to 1
     loss = -_power(-torch.expm1(log_p), gamma) * log_p
     return loss if alpha is None else torch.where(labels > 0, alpha * loss, (1 - alpha) * loss)
 

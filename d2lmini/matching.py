@@ -90,7 +90,7 @@ def _by_threshold(iou: Tensor, iou_threshold: float) -> Tensor:
     chosen = torch.full((n, a + 1), -1, dtype=torch.int64, device=iou.device)
     if iou.device.type != "cpu":
         best, thing = iou.max(dim=1)  # (N, A)
-        chosen[:, :a] = torch.where((best >= iou_threshold) & (best > 0), thing, -1)
+        chosen[:, :a] = torch.where(best >= max(iou_threshold, TINY), thing, -1)
         return chosen
     # Few anchors reach the threshold, and the largest value alone comes much faster than its index.
     best = iou.amax(dim=1)

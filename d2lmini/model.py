@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -112,7 +113,8 @@ class TinySSD(nn.Module):
         Returns (channels, height, width) of the feature maps. Raises ValueError when the size is too
         small for the backbone.
         """
-        image_size = (image_size,) * 2 if isinstance(image_size, int) else tuple(image_size)
+        image_size = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
+        image_size = tuple(int(side) for side in image_size)
         shapes = _map_shapes(self.backbone, image_size)
         anchors = make_anchors([(h, w) for _, h, w in shapes], self.anchor_spec)  # (A, 4)
         device = next(self.backbone.parameters(), anchors).device

@@ -127,3 +127,8 @@ def test_an_empty_map_is_refused(shape):
 def test_maps_and_scales_must_be_as_many():
     with pytest.raises(ValueError, match=r"4 feature maps.*5 scales"):
         make_anchors(MAPS[:4], TINY_SSD_ANCHORS)
+
+
+def test_flat_list_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="one list of numbers per feature map"):
+        AnchorSpec((0.1,), (1,))

@@ -563,3 +563,15 @@ def test_a_gpu_agrees_with_the_processor(soft):
     for one, other in zip(here, there, strict=True):
         assert other.boxes.is_cuda
         torch.testing.assert_close(tuple(t.cpu() for t in other), tuple(one), rtol=1e-4, atol=1e-4)
+
+
+def test_broken_box_hides_nothing_beyond_the_first_block():
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(300, 1)
+    boxes[5] = torch.nan
+    kept = nms(boxes, torch.linspace(1, 0, 300), 0.5)
+    assert kept.tolist() == [0]
+
+
+def test_anchors_of_another_model_are_refused():
+    with pytest.raises(ValueError, match="take all three from one model"):
+        detect(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), torch.zeros(4, 4))

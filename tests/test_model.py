@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -381,3 +382,7 @@ def test_it_can_learn_one_batch_by_heart():
         assert len(one.scores) == count
         assert best.values.min() > 0.8
         assert one.labels[best.indices].tolist() == label[:count].tolist()
+
+
+def test_size_may_be_a_numpy_integer():
+    assert TinySSD(1, np.int64(64)).image_size == (64, 64)
