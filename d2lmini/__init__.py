@@ -15,7 +15,7 @@ from d2lmini.boxes import (
     decode,
     encode,
 )
-from d2lmini.checkpoint import load_model, save_model
+from d2lmini.checkpoint import load_model, pretrained, save_model
 from d2lmini.detect import Detections, detect, nms, soft_nms
 from d2lmini.evaluate import anchor_metrics, error_breakdown, evaluate, precision_recall
 from d2lmini.losses import (
@@ -67,6 +67,7 @@ __all__ = [
     "nms",
     "precision_recall",
     "predict",
+    "pretrained",
     "save_model",
     "smooth_l1",
     "soft_nms",

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from d2lmini.anchors import AnchorSpec
 from d2lmini.model import TinyBackbone, TinySSD
 
+WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
 
 
@@ -147,6 +148,19 @@ def load_model(
     model, info = build_model(record["model"], backbone)
     load_weights(model, tensors, path)
     return model.eval().to(device), info
+
+
+def pretrained(name: str = "scenes", device: torch.device | str = "cpu") -> tuple[TinySSD, ModelInfo]:
+    """A detector that comes with the package, ready for use; nothing is downloaded.
+
+    "scenes" knows the six classes of the generated scenes; its notes tell recipe, seed and AP
+    (`tools/train_weights.py` made it). Raises CheckpointError naming those that exist.
+    """
+    path = WEIGHTS / f"{name}.safetensors"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in WEIGHTS.glob("*.safetensors"))) or "none"
+        raise CheckpointError(f"no detector {name!r} comes with the package: choose from {there}")
+    return load_model(path, device)
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:

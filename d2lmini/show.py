@@ -707,6 +707,84 @@ def _plot_envelope(ax: Axes, x: NDArray[Any], y: NDArray[Any], name: str) -> Non
             text.set_parse_math(False)
 
 
+def plot_panels(
+    x: ArrayLike | Tensor,
+    panels: Mapping[str, Mapping[str, ArrayLike | Tensor]],
+    *,
+    xlabel: str = "",
+    ylims: Sequence[tuple[float, float] | None] | None = None,
+    logy: bool = False,
+) -> Drawing:
+    """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a key each.
+
+    `ylims` are (low, high) of each panel, None where the data decides. Raises ValueError for a curve
+    of another length and for a wrong number of `ylims`.
+    """
+    across = _array(x)
+    if ylims is not None and len(ylims) != len(panels):
+        raise ValueError(f"{len(ylims)} ylims for {len(panels)} panels: pass one for each")
+    figure = _drawing(520 * len(panels), 440)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
+        _style(ax, title, xlabel)
+        for (name, values), colour in zip(curves.items(), CURVES * 2, strict=False):
+            y = _array(values)
+            if y.shape != across.shape:
+                raise ValueError(f"{name!r} is {y.shape} over x {across.shape}: pass one value for each x")
+            ax.plot(across, y, color=colour, linewidth=1.6, label=name)
+        if logy:
+            ax.set_yscale("log")
+        if ylims is not None and ylims[i] is not None:
+            ax.set_ylim(*ylims[i])
+        ax.margins(x=0.01)
+        if len(curves) > 1:
+            ax.legend(fontsize=8, frameon=False, labelcolor=INK)
+    figure.tight_layout(pad=1.2, w_pad=2.5)
+    return figure
+
+
+class Boxes(NamedTuple):
+    """Boxes of one kind over a picture: corners (B, 4), one colour or one each, and how to draw them."""
+
+    corners: ArrayLike | Tensor
+    colour: str | Sequence[str] = PALETTE[0]
+    dashed: bool = False
+    linewidth: float = 1.5
+
+
+class View(NamedTuple):
+    """A picture, what is written above it, and the boxes over it, the lowest layer first."""
+
+    image: Picture
+    title: str = ""
+    layers: Sequence[Boxes] = ()
+
+
+def plot_views(views: Sequence[View], *, columns: int = 3, cell: int = 320) -> Drawing:
+    """Pictures side by side, each with a title and layers of boxes: what a figure shows at several stops.
+
+    `cell` is a picture's side in pixels. Raises ValueError without views and as `show_image` does.
+    """
+    if not views:
+        raise ValueError("there are no views to draw: pass at least one")
+    columns = min(columns, len(views))
+    rows = math.ceil(len(views) / columns)
+    figure = _drawing(columns * (cell + 12), rows * (cell + 40))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, view in zip(axes, views, strict=False):
+        pixels = _pixels(view.image)
+        show_image(pixels, ax)
+        ax.set_title(view.title, fontsize=9, color=INK, loc="left")
+        frame = _Frame(0, 0, pixels.shape[1], pixels.shape[0])
+        for layer in view.layers:
+            rows_ = _rows(layer.corners, colours=layer.colour)
+            _add_edges(ax, rows_, frame, layer.dashed, layer.linewidth)
+    figure.tight_layout(pad=0.4, w_pad=0.8, h_pad=0.8)
+    return figure
+
+
 # ---- pictures at their own resolution ----
 
 

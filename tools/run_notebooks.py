@@ -97,7 +97,7 @@ def replace(path: Path, text: str) -> None:
 
 def main() -> int:
     """Run the notebooks named on the command line; return the exit code."""
-    os.environ["OMP_NUM_THREADS"] = "2"  # the last digits of a sum depend on how many share it
+    os.environ["OMP_NUM_THREADS"] = "1"  # as in `make test`: the last digits depend on how many share a sum
     parser = argparse.ArgumentParser(description="Run notebooks and store their outputs in place.")
     parser.add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     parser.add_argument("--timeout", type=int, default=600, help="seconds for one cell (600)")

@@ -1,0 +1,164 @@
+"""What live figures are made of: a drawing in the browser, its controls, a picture where neither runs.
+
+Python computes; the browser draws. A `Figure` sends its numbers once, as typed bytes, and its JavaScript
+(`layer.js`, then the figure's own file) draws the part of them that the sliders point at. Sliders and
+drawing are joined twice: by `jslink`, which works in a rendered page without any Python, and by `link`,
+so that a kernel, where there is one, knows the values too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import ipywidgets
+import numpy as np
+import traitlets
+from PIL import Image
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from d2lmini.show import Drawing
+
+HERE = Path(__file__).parent
+LAYER = (HERE / "layer.js").read_text("utf8")
+STYLE = (HERE / "figures.css").read_text("utf8")
+DTYPES = {"f": "<f4", "i": "<i4", "u": "|u1", "b": "|u1"}
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+
+def pack(values: ArrayLike | Tensor, dtype: str | None = None) -> dict[str, Any]:
+    """Numbers for the browser: dtype, shape and little-endian bytes.
+
+    Floats travel as float32 and integers as int32 unless `dtype` ("<f8", "<i2", "|u1", …) says
+    otherwise. Raises ValueError for what is not numbers.
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind not in DTYPES:
+        raise ValueError(f"cannot send an array of {array.dtype} to a figure: give numbers")
+    array = np.ascontiguousarray(array.astype(dtype or DTYPES[array.dtype.kind]))
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.tobytes()}
+
+
+def picture(image: Tensor | Image.Image, quality: int = 85) -> dict[str, Any]:
+    """A picture for the browser, as JPEG: a uint8 tensor (3, H, W), or a Pillow image."""
+    if isinstance(image, Tensor):
+        image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    return {"mime": "image/jpeg", "width": image.width, "height": image.height, "bytes": buffer.getvalue()}
+
+
+class Figure(anywidget.AnyWidget):
+    """A drawing in the browser: a subclass names its `script` and adds a synced trait for each control.
+
+    `data` is what Python computed: `pack`ed numbers, `picture`s, JSON. `alt` tells in a sentence what is
+    to be seen. `reproducible` is False where the numbers come from training in the page, which another
+    processor repeats only roughly; the regression then compares only their shapes.
+    """
+
+    script = ""
+    data = traitlets.Dict().tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
+    reproducible = traitlets.Bool(True).tag(sync=True)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        if "script" in vars(cls):  # not in the classes that traitlets derives to add a trait
+            cls._esm = f"{LAYER}\n{(HERE / cls.script).read_text('utf8')}"
+            cls._css = STYLE
+        super().__init_subclass__(**options)
+
+
+# ---- controls ----
+
+
+def _common(label: str) -> dict[str, Any]:
+    """How every control is laid out."""
+    layout = ipywidgets.Layout(width="100%", max_width="560px")
+    return {"description": label, "layout": layout, "style": {"description_width": "9.5em"}}
+
+
+def slider(
+    label: str, low: float, high: float, step: float, value: float, form: str = ".2f"
+) -> ipywidgets.FloatSlider:
+    """A slider for a real number; `form` is how its value is printed."""
+    return ipywidgets.FloatSlider(
+        value=value,
+        min=low,
+        max=high,
+        step=step,
+        readout_format=form,
+        **_common(label),
+    )
+
+
+def whole(label: str, low: int, high: int, value: int) -> ipywidgets.IntSlider:
+    """A slider for a whole number."""
+    return ipywidgets.IntSlider(value=value, min=low, max=high, **_common(label))
+
+
+def steps(label: str, options: Sequence[Any], index: int = 0) -> ipywidgets.SelectionSlider:
+    """A slider over named stops; what it drives is the stop's index."""
+    return ipywidgets.SelectionSlider(
+        options=[str(option) for option in options], index=index, **_common(label)
+    )
+
+
+def choice(label: str, options: Sequence[str], index: int = 0) -> ipywidgets.Dropdown:
+    """A list to choose from; what it drives is the index of the choice."""
+    return ipywidgets.Dropdown(options=list(options), index=index, **_common(label))
+
+
+def switch(label: str, value: bool = False) -> ipywidgets.Checkbox:
+    """A box to tick."""
+    layout = ipywidgets.Layout(width="100%", max_width="560px")
+    return ipywidgets.Checkbox(value=value, description=label, indent=False, layout=layout)
+
+
+def driven(control: ipywidgets.Widget) -> str:
+    """Which trait of a control tells its state to JavaScript: choices have an index, the others a value."""
+    return "index" if hasattr(control, "index") else "value"
+
+
+class Live:
+    """A figure with its controls, as a cell shows it.
+
+    `controls` maps a trait of the figure to the control that drives it. `fallback` is a `Drawing` that
+    makes the same point where no script runs: in print, on GitHub, in a viewer without widgets; `caption`
+    is the sentence or two under both.
+
+    The parts stay reachable: `live.figure.sigma`, `live.controls["sigma"].value`.
+    """
+
+    def __init__(
+        self,
+        figure: Figure,
+        controls: Mapping[str, ipywidgets.Widget],
+        *,
+        caption: str,
+        fallback: Drawing,
+    ) -> None:
+        self.figure, self.controls = figure, dict(controls)
+        self.caption, self.fallback = caption, fallback
+        self.links = [self._join(name, control) for name, control in self.controls.items()]
+        self.widget = ipywidgets.VBox([*self.controls.values(), figure])
+        self.widget.add_class("d2l-live")
+
+    def _join(self, name: str, control: ipywidgets.Widget) -> tuple[Any, Any]:
+        ends = (control, driven(control)), (self.figure, name)
+        setattr(self.figure, name, getattr(*ends[0]))
+        return ipywidgets.jslink(*ends), traitlets.link(*ends)
+
+    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
+        self.figure._repr_mimebundle_()  # Colab: anywidget asks it here to allow widgets it did not ship
+        return {
+            WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id},
+            "image/png": base64.b64encode(self.fallback._repr_png_()).decode(),
+            "text/plain": self.caption,
+        }
