@@ -9,12 +9,14 @@ import ctypes
 import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
+from threading import Event
 
 import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
+_kept = Event()  # a setting of the whole process, as the one it tells of
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -72,7 +74,14 @@ def keep_allocations() -> bool:
         libc = ctypes.CDLL("libc.so.6")
     except OSError:
         return False
-    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    if libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1):
+        _kept.set()
+    return _kept.is_set()
+
+
+def allocations_kept() -> bool:
+    """Whether `keep_allocations` is in force: large temporaries are then as cheap as small ones."""
+    return _kept.is_set()
 
 
 def describe() -> dict[str, str | int]:

@@ -400,7 +400,7 @@ def test_defect_5_no_score_is_rewritten():
     (found,) = detect(logits, offsets, anchors, score_threshold=0.0)
     assert len(found.scores) > 5
     given = logits.softmax(-1)[0, :, 1]
-    assert torch.isin(found.scores, given).all()
+    assert (found.scores[:, None] - given).abs().amin(1).max() < 1e-6  # a sigmoid rounds otherwise
 
 
 def test_an_anchor_may_name_two_classes_unless_told_otherwise():
