@@ -28,8 +28,8 @@ book: venv ## build the book from the notebooks as they are stored (seconds)
 
 test: venv ## run every test: units, doctests, notebooks, the book in a browser (minutes)
 	@echo "Running every test ..."
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --nbval-current-env \
-	    --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg tests d2lmini chapters $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	    --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg tests d2lmini chapters $(ARGS)
 
 check: venv ## lint and check the format of code and notebooks (seconds)
 	@echo "Checking code and notebooks with ruff ..."

@@ -49,6 +49,11 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def minor_faults() -> int:
+    """How many pages of memory the kernel has handed to this process so far (on first touch)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Keep a result; the folder is made if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -90,12 +90,13 @@ def target_cases(peer: ModuleType) -> Iterator[Case]:
             f"targets, batch {BATCH} × 5,444 anchors, {count} object{'s'[: count > 1]}",
             lambda rows=rows: peer.multibox_target(anchors[None], rows),
             lambda boxes=boxes, labels=labels: match(anchors, boxes, labels),
-            lambda rows=rows: _check_targets(peer, anchors, rows),
+            lambda rows=rows: check_targets(peer, anchors, rows),
             wanted,
         )
 
 
-def _check_targets(peer: ModuleType, anchors: Tensor, rows: Tensor) -> None:
+def check_targets(peer: ModuleType, anchors: Tensor, rows: Tensor) -> None:
+    """Raise RuntimeError unless both give rows (N, G, 5) the same targets."""
     offsets, mask, classes = peer.multibox_target(anchors[None], rows)
     _need(torch.equal(mask.unflatten(1, (-1, 4))[..., 0] > 0, classes > 0), "what is a positive")
     targets = match(anchors, rows[..., 1:], rows[..., 0].long())

@@ -28,7 +28,7 @@ from d2lmini.losses import (
     ssd_loss,
 )
 from d2lmini.matching import Targets, assign, match
-from d2lmini.model import Predictions, TinyBackbone, TinySSD
+from d2lmini.model import Predictions, TinyBackbone, TinySSD, adapt
 from d2lmini.train import TrainConfig, fit, predict, validate
 
 __version__ = "0.1.0"
@@ -44,6 +44,7 @@ __all__ = [
     "TinySSD",
     "TrainConfig",
     "Variances",
+    "adapt",
     "anchor_metrics",
     "assign",
     "box_area",

@@ -273,14 +273,19 @@ def soft_nms(
         chosen = boxes.take_along_dim(index.unsqueeze(-1), 1)
         group = None if groups is None else groups.gather(1, index)
         iou = _overlap(chosen, boxes, group, groups).squeeze(1)  # (N, M)
-        left = left * _decay(iou, kind, iou_threshold, sigma)
+        left = left * soft_factor(iou, kind, iou_threshold, sigma)
         left = left.scatter(1, index, 0.0)
     if not out_order:
         return SoftRows(scores[:, :0], torch.zeros_like(scores[:, :0], dtype=torch.int64))
     return SoftRows(torch.cat(out_scores, 1), torch.cat(out_order, 1))
 
 
-def _decay(iou: Tensor, kind: str, iou_threshold: float, sigma: float) -> Tensor:
+def soft_factor(iou: Tensor, kind: str, iou_threshold: float = 0.45, sigma: float = 0.5) -> Tensor:
+    """What Soft-NMS multiplies a score by, from its box's IoU with the box just taken, any shape.
+
+    "linear": 1 − IoU above the threshold, else 1; "gaussian": exp(−IoU²/σ). Source: Bodla et al. 2017,
+    equations 2 and 3.
+    """
     if kind == "gaussian":
         return torch.exp(-(iou**2) / sigma)
     return torch.where(iou > iou_threshold, 1 - iou, 1.0)

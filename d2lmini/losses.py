@@ -144,23 +144,31 @@ CLASS_LOSSES = ("cross_entropy", "focal")
 BOX_LOSSES = ("smooth_l1", "l1", "l2")
 
 
-def ssd_loss(logits: Tensor, offsets: Tensor, targets: Targets, config: LossConfig | None = None) -> Losses:
-    """The two losses of a batch, each a sum over its anchors divided by the number of positives.
+def ssd_loss(
+    logits: Tensor,
+    offsets: Tensor,
+    targets: Targets,
+    config: LossConfig | None = None,
+) -> Losses:
+    """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
-    Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without a single
-    positive is divided by 1. Nothing here waits for the device. Source: SSD, equations 1 to 3.
+    Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without
+    a single positive is divided by 1. Nothing here waits for the device. Source: SSD,
+    equations 1 to 3.
     """
     config = LossConfig() if config is None else config
     positive = targets.labels > 0
     count = positive.sum().clamp(min=1)
     cls = _class_loss(logits, targets.labels, config)
     if config.negatives is not None:
-        kept = positive | hard_negatives(cls, targets.labels, config.negatives, config.minimum_negatives)
-        cls = cls * kept
-    # Masked before the loss: the square of a wild prediction of a background anchor is inf, and inf · 0 NaN.
+        few = config.minimum_negatives
+        cls = cls * (positive | hard_negatives(cls, targets.labels, config.negatives, few))
+    # Masked before the loss: the square of a background anchor's wild prediction is inf,
+    # and inf · 0 is NaN.
     difference = torch.where(positive.unsqueeze(-1), offsets - targets.offsets, 0)
     box = _box_loss(difference, config)
-    return Losses(config.cls_weight * cls.sum() / count, config.box_weight * box.sum() / count)
+    cls, box = config.cls_weight * cls.sum(), config.box_weight * box.sum()
+    return Losses(cls / count, box / count)
 
 
 def _class_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:

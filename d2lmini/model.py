@@ -8,6 +8,7 @@ wherever the model goes.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -135,6 +136,57 @@ class TinySSD(nn.Module):
         maps = self.backbone(normalise(images, self.class_heads[0].weight.dtype))
         logits = _concatenate(self.class_heads, maps, self.num_classes + 1)
         return Predictions(logits, _concatenate(self.box_heads, maps, 4))
+
+
+@torch.no_grad()
+def set_prior(model: TinySSD, foreground: float = 0.01) -> None:
+    """Start the class heads from the belief that an anchor holds an object with probability `foreground`.
+
+    Only biases change: background's becomes log(K (1 − π) / π), the classes' 0. Meant for a network that
+    is not trained yet and for losses that count every anchor. Raises ValueError unless 0 < π < 1. Source:
+    Lin et al. 2017 (focal loss), section 3.3, for a softmax.
+    """
+    if not 0 < foreground < 1:
+        raise ValueError(f"foreground is {foreground}: give a probability between 0 and 1")
+    for head in model.class_heads:
+        bias = head.bias.view(-1, model.num_classes + 1)  # a row for each anchor shape
+        bias.zero_()
+        bias[:, 0] = math.log(model.num_classes * (1 - foreground) / foreground)
+
+
+@torch.no_grad()
+def adapt(model: TinySSD, sources: Sequence[int | None]) -> TinySSD:
+    """A copy of a detector for classes of your own, to be trained further.
+
+    Trunk and box heads come along, and so does what the class heads know of background. Your class k
+    starts from what they know of the model's class `sources[k]`, or anew where that is None. Raises
+    ValueError without classes and for a class that the model does not have.
+    """
+    wrong = [s for s in sources if s is not None and not 0 <= s < model.num_classes]
+    if wrong or not len(sources):
+        raise ValueError(
+            f"sources are {list(sources)}: give a class from 0 to {model.num_classes - 1}, or None, for "
+            "each of your classes"
+        )
+    other = copy.deepcopy(model)
+    for i, head in enumerate(model.class_heads):
+        other.class_heads[i] = _class_head(head, model.num_classes, sources)
+    other.num_classes = len(sources)
+    return other
+
+
+def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) -> nn.Conv2d:
+    """A head for len(sources) classes that starts from one for `classes`: see `adapt`."""
+    anchors = head.out_channels // (classes + 1)
+    channels = anchors * (len(sources) + 1)
+    new = nn.Conv2d(head.in_channels, channels, head.kernel_size, padding=head.padding).to(head.weight)
+    pairs = [(0, 0), *((k, s + 1) for k, s in enumerate(sources, 1) if s is not None)]  # background first
+    for name in ("weight", "bias"):
+        known = getattr(head, name).unflatten(0, (anchors, -1))  # (k, K + 1, ...)
+        rows = getattr(new, name).unflatten(0, (anchors, -1))  # a view: writing to it writes the head
+        for k, source in pairs:
+            rows[:, k] = known[:, source]
+    return new
 
 
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

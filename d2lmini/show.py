@@ -713,13 +713,16 @@ def plot_panels(
     *,
     xlabel: str = "",
     ylims: Sequence[tuple[float, float] | None] | None = None,
+    logx: bool = False,
     logy: bool = False,
 ) -> Drawing:
     """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a key each.
 
-    `ylims` are (low, high) of each panel, None where the data decides. Raises ValueError for a curve
-    of another length and for a wrong number of `ylims`.
+    `ylims` are (low, high) of each panel, None where the data decides. Raises ValueError without panels,
+    for a curve of another length and for a wrong number of `ylims`.
     """
+    if not panels:
+        raise ValueError("there are no panels to draw: pass at least one")
     across = _array(x)
     if ylims is not None and len(ylims) != len(panels):
         raise ValueError(f"{len(ylims)} ylims for {len(panels)} panels: pass one for each")
@@ -732,6 +735,9 @@ def plot_panels(
             if y.shape != across.shape:
                 raise ValueError(f"{name!r} is {y.shape} over x {across.shape}: pass one value for each x")
             ax.plot(across, y, color=colour, linewidth=1.6, label=name)
+        if logx:
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if logy:
             ax.set_yscale("log")
         if ylims is not None and ylims[i] is not None:

@@ -12,7 +12,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +126,9 @@ def recipe(data: str = "bananas") -> Recipe:
     return RECIPES.get(data, FOLDER_RECIPE)
 
 
+OnEpoch = Callable[[TinySSD, dict[str, Any]], None]
+
+
 class FitResult(NamedTuple):
     """The trained `model` (evaluation mode), `history` (a dict per epoch) and the epoch with the best
     AP."""
@@ -145,6 +148,7 @@ def fit(
     resume: bool = False,
     model: TinySSD | None = None,
     progress: bool = True,
+    on_epoch: OnEpoch | None = None,
 ) -> FitResult:
     """Train a detector on pictures held in memory and score it on others after every epoch.
 
@@ -154,6 +158,9 @@ def fit(
     CPU, and starts anew where nothing is. Raises ValueError for data or options that do not fit (a folder
     that holds another run, too), TrainingDiverged when the loss is no longer a number, and Interrupted
     after saving when the user pressed Ctrl-C.
+
+    `on_epoch(model, row)` is called after every epoch, scored and saved, with the network and the epoch's
+    row of the history. It may use both and draw random numbers: training goes on as if it had not.
     """
     config = TrainConfig() if config is None else config
     _check_data(train, validation, classes)
@@ -164,7 +171,7 @@ def fit(
         if out is not None:
             _open_folder(run, Path(out), resume)
         with _stop_on_request() as stop:
-            _train(run, train, validation, None if out is None else Path(out), stop, progress)
+            _train(run, train, validation, None if out is None else Path(out), stop, progress, on_epoch)
     return FitResult(run.model.eval(), run.history, run.best_epoch)
 
 
@@ -207,6 +214,7 @@ def _train(
     out: Path | None,
     stop: _Stop,
     progress: bool,
+    on_epoch: OnEpoch | None,
 ) -> None:
     """Epoch after epoch, each followed by its score and its checkpoint."""
     while not run.finished:
@@ -228,6 +236,15 @@ def _train(
             _save_epoch(run, out)
         if progress:
             tqdm.write(format_row(row))
+        if on_epoch is not None:
+            _call(on_epoch, run)
+
+
+def _call(on_epoch: OnEpoch, run: _Run) -> None:
+    """Show the caller the network in evaluation mode, on random numbers of its own (`_train_epoch` sets
+    the mode back, and what a caller does to its copy of the row stays there)."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        on_epoch(run.model.eval(), dict(run.history[-1]))
 
 
 def _train_epoch(run: _Run, train: Batch, stop: _Stop, progress: bool) -> None:

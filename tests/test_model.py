@@ -12,7 +12,7 @@ from d2lmini.boxes import box_iou, corner_to_centre
 from d2lmini.detect import detect
 from d2lmini.losses import LossConfig, ssd_loss
 from d2lmini.matching import Targets, match
-from d2lmini.model import TinyBackbone, TinySSD, conv_bn_relu, normalise
+from d2lmini.model import TinyBackbone, TinySSD, adapt, conv_bn_relu, normalise
 
 from .pretend import PretendDevice
 
@@ -386,3 +386,46 @@ def test_it_can_learn_one_batch_by_heart():
 
 def test_size_may_be_a_numpy_integer():
     assert TinySSD(1, np.int64(64)).image_size == (64, 64)
+
+
+# ---------------------------------------------------------------- for other classes
+
+
+def test_adapted_to_its_own_classes_in_another_order_it_says_the_same_in_that_order():
+    model = small().eval()  # two classes
+    other = adapt(model, [1, 0])
+    images = pictures(2, 3, 32, 32)
+    with torch.no_grad():
+        known, told = model(images), other(images)
+    torch.testing.assert_close(told.logits, known.logits[..., [0, 2, 1]], **EXACT)
+    torch.testing.assert_close(told.offsets, known.offsets, **EXACT)
+    assert (other.num_classes, other.training) == (2, False)
+
+
+def test_adapted_classes_may_share_a_source_or_begin_anew():
+    model = small().eval()
+    torch.manual_seed(1)
+    other = adapt(model, [0, 0, None])
+    with torch.no_grad():
+        known, told = (m(pictures(1, 3, 32, 32)).logits for m in (model, other))
+    torch.testing.assert_close(told[..., :3], known[..., [0, 1, 1]], **EXACT)
+    assert not torch.isin(told[..., 3], known).any()
+    assert all(p.requires_grad and p.is_leaf for p in other.parameters())
+
+
+def test_adapting_leaves_the_model_alone():
+    model = small()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    other = adapt(model, [0])
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    assert model.num_classes == 2
+    for name, t in model.state_dict().items():
+        torch.testing.assert_close(t, before[name], **EXACT)
+
+
+@pytest.mark.parametrize("sources", [[], [2], [0, -1]])
+def test_adapting_to_a_class_that_there_is_not(sources):
+    with pytest.raises(ValueError, match="class from 0 to 1"):
+        adapt(small(), sources)

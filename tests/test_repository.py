@@ -30,18 +30,21 @@ PYTHON_FOLDERS = ("d2lmini", "tests", "tools", "benchmarks", "experiments", "_ex
 FLOORS = {
     "boxes": 1,
     "runtime": 1,
+    "source": 1,
     "anchors": 2,
     "matching": 2,
     "model": 3,
     "data": 3,
     "checkpoint": 4,  # rebuilds a model
     "losses": 4,
+    "receptive": 4,
     "detect": 4,
     "evaluate": 4,
     "train": 5,
     "show": 5,
     "d2l": 5,
-    "widgets": 5,
+    "probe": 5,
+    "widgets": 6,
     "__main__": 6,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]

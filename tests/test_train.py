@@ -242,6 +242,24 @@ def test_fewer_pictures_than_a_batch_train():
     assert result.best_epoch is None
 
 
+def test_a_look_after_every_epoch_changes_nothing():
+    seen = []
+
+    def look(model, row):
+        assert not model.training
+        seen.append((row["epoch"], row["ap50"], weights(model)))
+        row.clear()
+        model.train()
+        torch.rand(7)  # a backbone with dropout would draw others from here on
+
+    plain, watched = run(config()), run(config(), on_epoch=look)
+    assert torch.equal(weights(plain.model), weights(watched.model))
+    assert [epoch for epoch, _, _ in seen] == [1, 2, 3]
+    assert [ap50 for _, ap50, _ in seen] == [row["ap50"] for row in plain.history]
+    assert not torch.equal(seen[0][2], seen[1][2])
+    assert torch.equal(seen[-1][2], weights(watched.model))
+
+
 def test_validation_now_and_then_and_always_at_the_end():
     result = run(config(epochs=5, eval_every=2))
     assert ["ap" in row for row in result.history] == [False, True, False, True, True]

@@ -8,6 +8,8 @@ A notebook whose code fails is left as it was, and the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import os
 import re
@@ -20,9 +22,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from PIL import Image
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 CELL_KEYS = ("tags", "mystnb")  # the latter holds the alternative text of pictures
+LARGE = 100_000  # characters of a picture from which on it is stored with 256 colours
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MODEL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
@@ -52,7 +56,24 @@ def normalised(notebook: NotebookNode, name: str) -> NotebookNode:
     for number, cell in enumerate(notebook.cells):
         cell.setdefault("id", f"cell-{number}")
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
+        shrink_pictures(cell)
     return renumber_widgets(notebook, name)
+
+
+def shrink_pictures(cell: NotebookNode) -> None:
+    """Store large pictures (of photographs, mostly) with 256 colours: a quarter of the bytes."""
+    for output in cell.get("outputs", []):
+        text = output.get("data", {}).get("image/png", "")
+        if len(text) < LARGE:
+            continue
+        image = Image.open(io.BytesIO(base64.b64decode(text)))
+        if image.mode == "P":
+            continue
+        buffer = io.BytesIO()
+        few = image.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        few.save(buffer, "PNG", optimize=True, dpi=image.info.get("dpi"))
+        small = base64.b64encode(buffer.getvalue()).decode()
+        output["data"]["image/png"] = min(small, text.rstrip("\n"), key=len)
 
 
 def renumber_widgets(notebook: NotebookNode, name: str) -> NotebookNode:

@@ -39,7 +39,8 @@ class AugmentConfig:
     at most `max_ratio` times the other; resized to the picture's shape, it is stretched by as much.
 
     An object that a crop cuts is cut to it, and stays while its centre is in view and `min_visible`
-    of its area is. A centre in view means at least a quarter in view: up to 0.25 this asks nothing.
+    of its area is. A centre in view means at least a quarter in view unless the object is larger than
+    the crop: up to 0.25 this asks next to nothing.
 
     Raises ValueError naming the option that is out of range.
 
@@ -171,10 +172,11 @@ def _draw_trials(count: int, config: AugmentConfig, generator: Generator, device
 def view_objects(
     boxes: Tensor, labels: Tensor, windows: Tensor, min_visible: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Boxes (..., G, 4) and labels (..., G) as seen through windows (..., 4), in their coordinates.
+    """Boxes (..., G, 4) and labels (..., G) as seen through windows (..., 4).
 
-    Kept are objects whose centre is in the window and of which at least `min_visible` is; what
-    reaches out of it is cut off. The others become padding: label -1, box 0.
+    Boxes are in the window's coordinates. Kept are objects whose centre is in the window
+    and of which at least `min_visible` is; what reaches out of it is cut off. The others
+    become padding: label -1, box 0.
 
     >>> box, label = torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([3])
     >>> view_objects(box, label, torch.tensor([0.2, 0.0, 0.6, 1.0]))[0]
@@ -187,7 +189,8 @@ def view_objects(
     centre = (seen[..., :2] + seen[..., 2:]) / 2
     inside = ((centre >= 0) & (centre <= 1)).all(dim=-1)  # (..., G)
     area = box_area(clipped)
-    kept = (labels != PADDING_LABEL) & inside & (area > 0) & (area >= min_visible * box_area(seen))
+    enough = (area > 0) & (area >= min_visible * box_area(seen))
+    kept = (labels != PADDING_LABEL) & inside & enough
     return torch.where(kept[..., None], clipped, 0), torch.where(kept, labels, PADDING_LABEL)
 
 

@@ -7,7 +7,41 @@ Each function here returns a `Live` figure. They are for notebooks: nothing else
 them, and they need the extra `book` (ipywidgets and anywidget).
 """
 
+from d2lmini.widgets.anchors import anchor_coverage, anchor_grid
 from d2lmini.widgets.base import Figure, Live
-from d2lmini.widgets.losses import smooth_l1
+from d2lmini.widgets.boxes import iou
+from d2lmini.widgets.data import augmentation
+from d2lmini.widgets.evaluation import precision_recall
+from d2lmini.widgets.front import data_flow, detector_at_work
+from d2lmini.widgets.improving import input_size, loss_weights, negatives
+from d2lmini.widgets.losses import focal_loss, smooth_l1
+from d2lmini.widgets.matching import greedy_rounds, match_inspector
+from d2lmini.widgets.multiscale import scale_explorer, scale_owners
+from d2lmini.widgets.prediction import nms_stepper
+from d2lmini.widgets.speed import loops_against_batched, step_anatomy
+from d2lmini.widgets.training import training_replay
 
-__all__ = ["Figure", "Live", "smooth_l1"]
+__all__ = [
+    "Figure",
+    "Live",
+    "anchor_coverage",
+    "anchor_grid",
+    "augmentation",
+    "data_flow",
+    "detector_at_work",
+    "focal_loss",
+    "greedy_rounds",
+    "input_size",
+    "iou",
+    "loops_against_batched",
+    "loss_weights",
+    "match_inspector",
+    "negatives",
+    "nms_stepper",
+    "precision_recall",
+    "scale_explorer",
+    "scale_owners",
+    "smooth_l1",
+    "step_anatomy",
+    "training_replay",
+]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import ipywidgets
 import numpy as np
+import torch
 import traitlets
 from PIL import Image
 from torch import Tensor
@@ -29,29 +30,42 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 LAYER = (HERE / "layer.js").read_text("utf8")
 STYLE = (HERE / "figures.css").read_text("utf8")
-DTYPES = {"f": "<f4", "i": "<i4", "u": "|u1", "b": "|u1"}
+DTYPES = {"f": "<f4", "i": "<i4", "u": "|u1", "b": "|u1"}  # by kind, unless told otherwise
+TYPES = ("<f4", "<f8", "<i4", "<i2", "|u1", "|i1")  # those that layer.js can read
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def pack(values: ArrayLike | Tensor, dtype: str | None = None) -> dict[str, Any]:
     """Numbers for the browser: dtype, shape and little-endian bytes.
 
-    Floats travel as float32 and integers as int32 unless `dtype` ("<f8", "<i2", "|u1", …) says
-    otherwise. Raises ValueError for what is not numbers.
+    Floats travel as float32 and integers as int32 unless `dtype` says otherwise, one of `TYPES`. Raises
+    ValueError for what is not numbers, for another dtype, and for whole numbers that do not fit into it.
     """
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if array.dtype.kind not in DTYPES:
         raise ValueError(f"cannot send an array of {array.dtype} to a figure: give numbers")
-    array = np.ascontiguousarray(array.astype(dtype or DTYPES[array.dtype.kind]))
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": array.tobytes()}
+    wanted = np.dtype(dtype or DTYPES[array.dtype.kind])
+    if wanted.str not in TYPES:
+        raise ValueError(f"a figure cannot read {wanted.str}: choose from {', '.join(TYPES)}")
+    sent = np.ascontiguousarray(array.astype(wanted))
+    if wanted.kind != "f" and not (sent == array).all():
+        raise ValueError(f"these numbers do not fit into {wanted.str}: pass another dtype")
+    return {"dtype": sent.dtype.str, "shape": list(sent.shape), "bytes": sent.tobytes()}
 
 
 def picture(image: Tensor | Image.Image, quality: int = 85) -> dict[str, Any]:
-    """A picture for the browser, as JPEG: a uint8 tensor (3, H, W), or a Pillow image."""
+    """A picture for the browser, as JPEG: a uint8 tensor (3, H, W), or a Pillow image.
+
+    Raises ValueError for any other tensor.
+    """
     if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
+            raise ValueError(
+                f"the picture is {image.dtype} of shape {tuple(image.shape)}: pass uint8 (3, H, W)"
+            )
         image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, optimize=True)
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, optimize=True)
     return {"mime": "image/jpeg", "width": image.width, "height": image.height, "bytes": buffer.getvalue()}
 
 
@@ -155,10 +169,12 @@ class Live:
         setattr(self.figure, name, getattr(*ends[0]))
         return ipywidgets.jslink(*ends), traitlets.link(*ends)
 
-    def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        self.figure._repr_mimebundle_()  # Colab: anywidget asks it here to allow widgets it did not ship
-        return {
+    def _repr_mimebundle_(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # Here anywidget asks Colab to allow widgets that it did not ship, and says where their code is.
+        _, metadata = self.figure._repr_mimebundle_()
+        bundle = {
             WIDGET_VIEW: {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id},
             "image/png": base64.b64encode(self.fallback._repr_png_()).decode(),
             "text/plain": self.caption,
         }
+        return bundle, metadata

@@ -128,6 +128,18 @@ const legend = (entries) =>
     html("span", { class: "entry" },
       fill(svg("svg", { width: 26, height: 10, "aria-hidden": "true" }), {}, [svg("path", { class: `curve ${kind}`, d: "M2 5H24" })]), name)));
 
+/** A bar of parts side by side, whose shares sum to 1: [[share, "c0", text], …]; text is left out where it has no room. */
+function stackedBar({ left, top, width, height = 26, parts }) {
+  let x = left;
+  return svg("g", {}, parts.flatMap(([share, kind, text]) => {
+    const wide = Math.max(0, share) * width, at = x;
+    x += wide;
+    const bar = svg("rect", { class: `bar ${kind}`, x: at, y: top, width: wide, height });
+    if (!text || wide < 6.8 * text.length + 6) return [bar];
+    return [bar, svg("text", { class: "on", x: at + wide / 2, y: top + height / 2 + 4, "text-anchor": "middle" }, text)];
+  }));
+}
+
 // ---- pictures with boxes ----
 
 /** The colours of classes and of other things told apart: those of show.py, and the ink to write on each. */
@@ -160,7 +172,7 @@ class Picture {
   }
   /** A name plate at a box's upper edge, kept inside the picture. */
   tag(text, place, colour, ink) {
-    const width = 6.6 * text.length + 8;
+    const width = 7 * text.length + 8;
     const x = Math.min(Math.max(place.x, this.left), Math.max(this.left, this.left + this.width - width));
     const y = Math.min(Math.max(place.y - 17, this.top), this.top + this.height - 17);
     return svg("g", { class: "tag" },

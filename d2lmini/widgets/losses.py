@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 import traitlets
+from torch import Tensor
 
 from d2lmini import losses, show
 from d2lmini.widgets.base import Figure, Live, pack, slider
@@ -50,4 +53,101 @@ def smooth_l1(sigma: float = 1.0) -> Live:
             "it is straight: σ = 3 is almost L1, σ = 0.5 is a parabola for all errors up to 4."
         ),
         fallback=fallback,
+    )
+
+
+GAMMAS = np.arange(0, 5.01, 0.25).round(2).tolist()
+ALPHAS = np.arange(0.05, 0.951, 0.05).round(2).tolist()
+PARTS = ("easy negatives", "hard negatives", "positives")
+
+
+class FocalLoss(Figure):
+    """`data`: p (M,), gammas, alphas, names of networks and of `PARTS`; loss and pull (Γ, M) for α = 1;
+    shares (N, Γ, Α, 3) of the class loss by part, and totals (N, Γ, Α) divided by the positives."""
+
+    script = "focal.js"
+    gamma = traitlets.Float(2.0).tag(sync=True)
+    alpha = traitlets.Float(0.25).tag(sync=True)
+
+
+def anchor_parts(logits: Tensor, labels: Tensor, ratio: float = 3.0) -> dict[str, Tensor]:
+    """Which anchors (N, A) are easy negatives, hard negatives and positives.
+
+    Hard are those that SSD would keep: in each picture the `ratio` × positives with the largest
+    cross-entropy (`hard_negatives`). Focal loss ranks them the same way, whatever γ.
+    """
+    hard = losses.hard_negatives(losses.cross_entropy(logits, labels), labels, ratio)
+    return dict(zip(PARTS, ((labels == 0) & ~hard, hard, labels > 0), strict=True))
+
+
+def focal_sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Focal loss with α = 1 summed over each of `PARTS`, divided by the positives, for all γ: (Γ, 3)."""
+    log_p = torch.log_softmax(logits.double(), -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    parts = [log_p[mask].exp() for mask in anchor_parts(logits, labels).values()]
+    count = (labels > 0).sum().clamp(min=1)
+    return torch.stack([torch.stack([losses.focal_loss(p, g).sum() for p in parts]) for g in GAMMAS]) / count
+
+
+def _focal_curves(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Focal loss over p (Γ, M) and how hard it pulls: minus its derivative by the true class's logit."""
+    rows = []
+    for gamma in GAMMAS:
+        logit = torch.logit(p).requires_grad_()  # what changes p with all other logits held
+        value = losses.focal_loss(torch.sigmoid(logit), gamma)
+        (slope,) = torch.autograd.grad(value.sum(), logit)
+        rows.append((value.detach(), -slope))
+    loss, pull = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    return loss, pull
+
+
+def focal_loss(
+    networks: Mapping[str, Tensor], labels: Tensor, gamma: float = 2.0, alpha: float = 0.25
+) -> Live:
+    """Focal loss and its pull over p, and who holds the class loss of real networks, by γ and α.
+
+    `networks` are names and class logits (N, A, K + 1) for the same pictures; `labels` (N, A) is what
+    their anchors have to learn. Raises ValueError when shapes differ.
+    """
+    for name, logits in networks.items():
+        if logits.shape[:2] != labels.shape:
+            raise ValueError(f"{name}: logits {tuple(logits.shape)} for labels {tuple(labels.shape)}")
+    p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
+    loss, pull = _focal_curves(p)
+    weights = torch.tensor([[1 - a, 1 - a, a] for a in ALPHAS])  # (Α, 3): as focal_loss_with_logits
+    sums = torch.stack([focal_sums(logits, labels) for logits in networks.values()])  # (N, Γ, 3)
+    weighted = sums.unsqueeze(2) * weights  # (N, Γ, Α, 3)
+    totals = weighted.sum(-1)
+    shares = weighted / totals.unsqueeze(-1)
+    figure = FocalLoss(
+        data={
+            "p": pack(p),
+            "gammas": GAMMAS,
+            "alphas": ALPHAS,
+            "names": list(networks),
+            "parts": list(PARTS),
+            "loss": pack(loss),
+            "pull": pack(pull),
+            "weights": pack(weights),
+            "shares": pack(shares),
+            "totals": pack(totals),
+        },
+        alt="Focal loss and its gradient over p; below, bars: which anchors hold the total class loss.",
+    )
+    half = ALPHAS.index(0.5)
+    panels = {
+        f"share held by {part}": {name: shares[i, :, half, k] for i, name in enumerate(networks)}
+        for k, part in ((0, PARTS[0]), (2, PARTS[2]))
+    }
+    return Live(
+        figure,
+        {
+            "gamma": slider("γ", 0.0, 5.0, 0.25, gamma),
+            "alpha": slider("α, of objects", 0.05, 0.95, 0.05, alpha),
+        },
+        caption=(
+            "γ silences anchors that are already classified well. Before training there are none, so it "
+            "changes little; with a start bias, or after training, it takes the loss away from easy "
+            "negatives. α shifts what is left between objects and background."
+        ),
+        fallback=show.plot_panels(GAMMAS, panels, xlabel="γ (α = 0.5)", ylims=((0, 1.02), (0, 1.02))),
     )
