@@ -130,7 +130,7 @@ def nms_stepper(
             raise ValueError(f"no box of picture {i} scores {LEAST} or more: choose another picture")
     rows = pad_detections(found)
     parts = Tables(*map(torch.stack, zip(*(tables(d, rows.labels.shape[1]) for d in found), strict=True)))
-    x = torch.linspace(0, 1, 101)
+    x = torch.arange(101, dtype=torch.float64) / 100  # so that a stop, such as 0.65, is met exactly
     factors = [torch.where(x > t, 0.0, 1.0) for t in IOUS] + [soft_factor(x, *s) for s in SETTINGS]
     figure = NMSStepper(
         data={
