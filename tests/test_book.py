@@ -27,7 +27,7 @@ ADDRESS = "https://{}.github.io/{}/".format(*REPOSITORY.split("/"))
 
 WIDGET_PAGE, PLAIN_PAGE = 2_600_000, 1_300_000  # bytes, everything that a page loads, gzipped
 SHIFT = 0.1  # cumulative layout shift while a page loads: up to here it counts as good
-JUMP = 60  # pixels by which a figure may differ from the room that was kept for it
+JUMP = 80  # pixels by which a figure may differ from the room kept for it, or from a taller fallback
 LOADED_BY = {"stylesheet", "icon", "preload", "modulepreload", "manifest"}  # what <link> fetches
 
 
