@@ -6,6 +6,7 @@ pictures (`effective_field`). Only TinySSD's own backbone is understood.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -67,7 +68,8 @@ def effective_field(model: TinySSD, images: Tensor, scale: int, seed: int = 0) -
     After Luo et al. 2016, section 3.
     """
     field = receptive_fields(model)[scale]
-    pixels = normalise(images).requires_grad_()
+    model = copy.deepcopy(model).double()  # in float32 a near tie in a maximum falls to chance, and processor
+    pixels = normalise(images, torch.float64).requires_grad_()
     features = model.backbone(pixels)[scale]
     answers = torch.cat([h[scale](features) for h in (model.class_heads, model.box_heads)], dim=1)
     generator = torch.Generator().manual_seed(seed)
@@ -78,7 +80,7 @@ def effective_field(model: TinySSD, images: Tensor, scale: int, seed: int = 0) -
             shape = answers.shape[:2]
             signs[:, :, i, j] = torch.randint(0, 2, shape, generator=generator).to(signs) * 2 - 1
         (gradient,) = torch.autograd.grad(answers, pixels, signs, retain_graph=True)
-        energy = gradient.square().sum((0, 1)).double()  # (H, W)
+        energy = gradient.square().sum((0, 1))  # (H, W)
         for i, j in group:
             inside, there = _overlap(field, i, j, energy.shape)
             total[inside] += energy[there]
