@@ -35,7 +35,8 @@ class Entry:
 
     def __init__(self, module: ModuleType, name: str, thing: Any) -> None:
         self.name, self.thing = name, thing
-        self.id = nodes.make_id(f"api-{module.__name__}-{name}")
+        kind = "-class" if inspect.isclass(thing) else ""  # an identifier is all lower case
+        self.id = nodes.make_id(f"api-{module.__name__}-{name}{kind}")
         self.definition = ast.parse(textwrap.dedent(inspect.getsource(thing))).body[0]
 
 
@@ -58,12 +59,18 @@ def entries(module: ModuleType, listed: Collection[str] = ()) -> list[Entry]:
 
 
 def signature(definition: ast.stmt) -> str:
-    """How something is called: a function's parameters, or a class's `__init__` or fields."""
+    """How something is called: a function's parameters, or a class's `__init__` or fields.
+
+    Of a class without either, such as an exception, what it is derived from.
+    """
     if isinstance(definition, ast.ClassDef):
         methods = {node.name: node for node in definition.body if isinstance(node, ast.FunctionDef)}
         if "__init__" in methods:
             return _call(definition.name, parameters(methods["__init__"])[1:])
-        return _call(definition.name, fields(definition))
+        if own := fields(definition):
+            return _call(definition.name, own)
+        above = ", ".join(ast.unparse(base) for base in definition.bases)
+        return f"class {definition.name}({above})" if above else f"class {definition.name}"
     assert isinstance(definition, ast.FunctionDef)
     if any(ast.unparse(mark) == "property" for mark in definition.decorator_list):
         return f"{definition.name}{_returns(definition)}"

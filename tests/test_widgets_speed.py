@@ -185,3 +185,12 @@ def test_measuring_nothing_is_refused(module, capsys):
     with pytest.raises(SystemExit):
         module.main(["--rounds", "0"])
     assert "--rounds" in capsys.readouterr().err
+
+
+def test_the_caption_of_the_steps_is_true(step):
+    """Other algorithms change little; keeping memory halves the step, the rest more than halves it again."""
+    d2l, ours, kept, last, bfloat16 = table(step.figure.data["ms"]).sum(1)
+    assert 0.9 < d2l / ours < 1.2
+    assert 1.8 < ours / kept < 2.5
+    assert kept / bfloat16 > 2
+    assert kept > last > bfloat16

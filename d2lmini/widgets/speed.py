@@ -122,7 +122,8 @@ def step_anatomy(variant: int = 0) -> Live:
         {"variant": steps("variant", names, variant)},
         caption=(
             "Milliseconds of a training step by kind of work: "
-            f"{key}. What the convolutions need stays; most of the rest was never arithmetic."
+            f"{key}. Other algorithms change little; keeping memory halves the step, layout and "
+            "precision more than halve it again."
         ),
         fallback=fallback,
     )
