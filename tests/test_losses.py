@@ -504,7 +504,7 @@ def test_a_gpu_agrees_with_the_processor(config):
     ("option", "value"),
     [
         ("cls", "hinge"),
-        ("box", "giou"),
+        ("box", "ciou"),
         ("sigma", 0.0),
         ("sigma", math.nan),
         ("gamma", -1.0),

@@ -1,0 +1,20 @@
+from experiments.recipes import D2L
+from experiments.setting import Question
+
+QUESTION = Question(
+    name="weights",
+    title="The weights of the two losses",
+    chapter="improving",
+    asks="How much should the box loss count beside the class loss?",
+    expected="A broad optimum around 1 : 1; more weight for boxes moves AP50 down and AP75 up.",
+    variants={
+        "1 : 1": {},
+        "1 : 10": {"loss.box_weight": 10.0},
+        "10 : 1": {"loss.box_weight": 0.1},
+        "1 : 3": {"loss.box_weight": 3.0},
+        "3 : 1": {"loss.box_weight": 0.3},
+    },
+    more={"D2L as published": D2L},
+    baseline="1 : 1",
+    axis="loss.box_weight",
+)
