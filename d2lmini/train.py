@@ -562,7 +562,8 @@ def load_state(run: _Run, out: Path) -> None:
     tensors, record = checkpoint.load_tensors(path)
     if "groups" not in record:
         raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
-    _check_same(record["config"], config_record(run.config), path)
+    saved = config_record(config_from_record(record["config"]))  # with the defaults of newer options
+    _check_same(saved, config_record(run.config), path)
     if tuple(record["model"]["classes"]) != run.classes:
         raise ValueError(f"{path} was trained for the classes {record['model']['classes']}")
     checkpoint.load_weights(run.model, tensors, path)

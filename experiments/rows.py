@@ -72,11 +72,11 @@ def read(row: Row, results: Path = RESULTS) -> dict[str, Any] | None:
     if not path.exists():
         return None
     kept = json.loads(path.read_text("utf8"))
-    differing = _differences(kept["setting"], row.setting.record())
+    differing = _differences(kept["setting"], rounded(row.setting.record()))
     if differing:
         raise ValueError(
-            f"{path} was computed with another {', '.join(differing)} than is asked for now: compute it again "
-            f"(python -m experiments row {row.name} --again), or restore the setting"
+            f"{path} was computed with another {', '.join(differing)} than is asked for now: compute it "
+            f"again (python -m experiments row {row.name} --again), or restore the setting"
         )
     return kept
 
