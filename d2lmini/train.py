@@ -53,9 +53,10 @@ class TrainConfig:
     warm-up of `warmup` (share of all steps), then down a cosine to 0 (`schedule` "one_cycle"), or all
     the time ("constant"). `optimiser` is "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped
     to the norm `clip` (None: never). `prior`: a new network believes in an object with this probability
-    (`set_prior`; None: as it comes). `iou_threshold` is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
-    as they are. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs, and after the
-    last one, the validation set is scored. Raises ValueError naming the option that makes no sense.
+    (`set_prior`; None: as it comes). `iou_threshold` is that of matching. `precision`, `device`: "auto"
+    or a name (see `runtime`). `augment` None: pictures as they are. `keep_allocations` see
+    `runtime.keep_allocations`. `eval_every` epochs, and after the last one, the validation set is
+    scored. Raises ValueError naming the option that makes no sense.
     """
 
     epochs: int = 20

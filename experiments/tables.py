@@ -64,10 +64,10 @@ def _where(there: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """What all rows ran on, with which code."""
     return {
         "device": sorted({f"{row['device']}, {row['precision']}" for row in there}),
-        "machine": sorted({row["machine"]["gpu"] if row["device"] == "cuda" else row["machine"]["cpu"] for row in there}),
+        "machine": sorted({row["machine"]["gpu" if row["device"] == "cuda" else "cpu"] for row in there}),
         "commit": sorted({row["commit"] or "unknown" for row in there}),
         "torch": sorted({row["versions"]["torch"] for row in there}),
-    }  # fmt: skip
+    }
 
 
 def _question(question: Question, scale: str, kept: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ QUESTION = Question(
     title="The form of the box loss",
     chapter="losses",
     asks="L1, smooth L1 with which σ, L2, or a loss of the IoU itself?",
-    expected="Little between L1 and σ = 1; L2 and small σ lose COCO AP; GIoU gains it if its weight is right.",
+    expected="Little between L1 and σ = 1; L2 and small σ lose COCO AP; GIoU gains it if weighted well.",
     variants={
         "smooth L1, σ = 1": {},
         "L1": {"loss.box": "l1"},
@@ -15,10 +15,10 @@ QUESTION = Question(
         "L2": {"loss.box": "l2"},
         "GIoU": {"loss.box": "giou"},
         "GIoU, weight 5": {"loss.box": "giou", "loss.box_weight": 5.0},
-        "smooth L1, σ = 2": {"loss.sigma": 2.0},
-        "smooth L1, σ = 10": {"loss.sigma": 10.0},
     },
     more={
+        "smooth L1, σ = 2": {"loss.sigma": 2.0},
+        "smooth L1, σ = 10": {"loss.sigma": 10.0},
         "smooth L1, σ = 0.5, weight 4": {"loss.sigma": 0.5, "loss.box_weight": 4.0},
         "D2L as published": D2L,
     },

@@ -9,7 +9,7 @@ QUESTION = Question(
     name="focal",
     title="Focal loss in SSD, and why it disappoints",
     chapter="losses",
-    asks="With focal loss in place of hard negatives: which of γ, α, start, normaliser and learning rate matter?",
+    asks="With focal loss for hard negatives: do γ, α, start, normaliser or learning rate matter?",
     expected="Without the start bias it is worse than hard negatives, with it about as good; α = 0.25 costs.",
     variants={
         "hard negatives, 3 : 1": {},
@@ -21,12 +21,12 @@ QUESTION = Question(
         "γ = 2, α = 0.25, start bias": {**FOCAL, "loss.gamma": 2.0, "loss.alpha": 0.25, **BIAS},
         "γ = 2, mean over all anchors": {**FOCAL, "loss.gamma": 2.0, "loss.cls_normaliser": "anchors"},
         "γ = 2, on hard negatives": {"loss.cls": "focal", "loss.gamma": 2.0},
-        "γ = 0.5, start bias": {**FOCAL, "loss.gamma": 0.5, **BIAS},
         "γ = 1, start bias": {**FOCAL, "loss.gamma": 1.0, **BIAS},
         "γ = 5, start bias": {**FOCAL, "loss.gamma": 5.0, **BIAS},
-        "γ = 2, α = 0.75, start bias": {**FOCAL, "loss.gamma": 2.0, "loss.alpha": 0.75, **BIAS},
     },
     more={
+        "γ = 2, α = 0.75, start bias": {**FOCAL, "loss.gamma": 2.0, "loss.alpha": 0.75, **BIAS},
+        "γ = 0.5, start bias": {**FOCAL, "loss.gamma": 0.5, **BIAS},
         "SGD: hard negatives": SGD,
         "SGD: γ = 2": {**FOCAL, "loss.gamma": 2.0, **SGD},
         "SGD: γ = 2, start bias": {**FOCAL, "loss.gamma": 2.0, **BIAS, **SGD},

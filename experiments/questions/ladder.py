@@ -18,7 +18,7 @@ QUESTION = Question(
     title="From D2L's recipe to ours, one step at a time",
     chapter="training",
     asks="What does each difference between D2L's recipe and this book's add?",
-    expected="Most of it comes from the two normalisers, because a mean over all anchors drowns the positives.",
+    expected="Most of it comes from the two normalisers: a mean over all anchors drowns the positives.",
     variants={
         "D2L as published": CLIMB[0],
         "+ AdamW, one cycle, smaller batches": CLIMB[1],

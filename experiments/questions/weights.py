@@ -11,10 +11,12 @@ QUESTION = Question(
         "1 : 1": {},
         "1 : 10": {"loss.box_weight": 10.0},
         "10 : 1": {"loss.box_weight": 0.1},
+    },
+    more={
         "1 : 3": {"loss.box_weight": 3.0},
         "3 : 1": {"loss.box_weight": 0.3},
+        "D2L as published": D2L,
     },
-    more={"D2L as published": D2L},
     baseline="1 : 1",
     axis="loss.box_weight",
 )
