@@ -98,8 +98,11 @@ class Question:
     """One question: what is asked and expected, and the settings that answer it.
 
     `variants` are named changes to the base recipe; `baseline` names the one that others are compared
-    with. `more` are variants that come last when time is short. `axis` names the option that a figure
-    puts on its horizontal axis. Keys of changes are those of `resolve`.
+    with. `more` are variants that come last when time is short. In a `ladder` each variant that begins with
+    a + is also compared with the one before. By the scores of `ranked` the variants are put into order.
+    `curves` says which variants a figure joins
+    to a curve: {what varies: {name of the curve: {its value: variant}}}. Keys of changes are those of
+    `resolve`.
     """
 
     name: str
@@ -111,7 +114,9 @@ class Question:
     baseline: str
     more: Mapping[str, Changes] = field(default_factory=dict)
     presets: tuple[str, ...] = PRESETS
-    axis: str | None = None
+    ladder: bool = False
+    ranked: tuple[str, ...] = ()
+    curves: Mapping[str, Mapping[str, Mapping[float, str]]] = field(default_factory=dict)
 
     @property
     def every(self) -> dict[str, Changes]:

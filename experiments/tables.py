@@ -8,6 +8,7 @@ real when the interval leaves out 0 and every seed by itself has its sign.
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from d2lmini import checkpoint
+from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, probe
 from experiments import rows, sweep
 from experiments.questions import QUESTIONS
 from experiments.rows import ROOT, Row, rounded
 from experiments.scales import SCALES
-from experiments.setting import Question, resolve
+from experiments.setting import Question, Setting, resolve
 
 TABLES = Path(__file__).with_name("tables")
 FOR_PAGES = ROOT / "d2lmini" / "widgets" / "results"
@@ -71,10 +72,12 @@ def _where(there: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def _question(question: Question, scale: str, kept: Mapping[str, Any]) -> dict[str, Any]:
-    words = ("title", "chapter", "asks", "expected", "baseline", "axis")
+    words = ("title", "chapter", "asks", "expected", "baseline", "curves")
+    presets = {preset: _variants(question, scale, preset, kept) for preset in question.presets}
     return {
         **{word: getattr(question, word) for word in words},
-        "presets": {preset: _variants(question, scale, preset, kept) for preset in question.presets},
+        "presets": presets,
+        "ranks": {preset: ranks(lines, question.ranked) for preset, lines in presets.items()},
     }
 
 
@@ -89,13 +92,51 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
         for name, changes in question.every.items()
         if resolve(SCALES[scale], preset, changes) is not None
     }
-    base = found[question.baseline]
-    return [
-        {"variant": name, "changes": dict(question.every[name]), **summary(mine)}
-        | ({} if name == question.baseline else {"against": against(mine, base)})
-        for name, mine in found.items()
-        if mine
-    ]
+    lines, before = [], found[question.baseline]
+    for name, mine in found.items():
+        if not mine:
+            continue
+        line = {"variant": name, "changes": dict(question.every[name]), **summary(mine)}
+        setting = resolve(SCALES[scale], preset, question.every[name])
+        line["multiply_adds"] = multiply_adds(setting)
+        if name != question.baseline:
+            line["against"] = against(mine, found[question.baseline])
+        if question.ladder and name.startswith("+"):
+            line["step"] = against(mine, before)
+        before = mine
+        lines.append(line)
+    return lines
+
+
+def multiply_adds(setting: Setting) -> int:
+    """Millions of multiplications of one forward pass for one picture."""
+    classes = 1  # heads for more classes change the sum by little, and not the order
+    key = (setting.image_size, setting.channels, setting.width, setting.finer, setting.config.anchors)
+    return _multiply_adds(*key, classes)
+
+
+@functools.cache
+def _multiply_adds(
+    size: int, channels: tuple[int, ...], width: int, finer: int, anchors: AnchorSpec, classes: int
+) -> int:
+    model = TinySSD(classes, size, anchors, TinyBackbone(channels, width, finer=finer))
+    return round(sum(probe.multiply_adds(model).values()) / 1e6)
+
+
+def ranks(lines: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> dict[str, Any]:
+    """For each score: place of each variant (1 is best), and the rank correlation with the last score.
+
+    The correlation is Spearman's, over the variants' means.
+    """
+    table: dict[str, Any] = {}
+    for score in scores:
+        sign = 1 if score in PER_ANCHOR else -1  # of errors the smallest is best
+        order = np.argsort([sign * line[score]["mean"] for line in lines], kind="stable")
+        table[score] = {"places": (np.argsort(order) + 1).tolist()}
+    for found in table.values() if len(lines) > 2 else ():
+        places = np.array([found["places"], table[scores[-1]]["places"]])
+        found["correlation"] = float(np.corrcoef(places)[0, 1])
+    return table
 
 
 def summary(mine: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

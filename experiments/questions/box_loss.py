@@ -23,5 +23,5 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="smooth L1, σ = 1",
-    axis="loss.sigma",
+    curves={"σ": {"smooth L1": {s: f"smooth L1, σ = {s:g}" for s in (0.5, 1, 2, 3, 10)}}},
 )

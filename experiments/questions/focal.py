@@ -45,5 +45,11 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="hard negatives, 3 : 1",
-    axis="loss.gamma",
+    curves={
+        "γ": {
+            "start bias": {g: f"γ = {g:g}, start bias" for g in (0, 0.5, 1, 2, 5)},
+            "no start bias": {g: f"γ = {g:g}" for g in (0, 0.5, 1, 2, 5)},
+        },
+        "α": {"γ = 2, start bias": {a: f"γ = 2, α = {a}, start bias" for a in (0.25, 0.75)}},
+    },
 )

@@ -31,4 +31,5 @@ QUESTION = Question(
         "D2L, box loss over positives": {**without(D2L, BOX_MEAN), "loss.box_weight": 0.25},
     },
     baseline="D2L as published",
+    ladder=True,
 )

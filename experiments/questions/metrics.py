@@ -13,5 +13,6 @@ QUESTION = Question(
         "random negatives, 3 : 1": class_loss.QUESTION.every["random, 3 : 1"],
         "L2": box_loss.QUESTION.every["L2"],
     },
+    ranked=("class_error", "box_mae", "voc07", "voc12", "ap50", "ap"),
     baseline="+ flips and colours: ours",
 )

@@ -24,5 +24,4 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="flips and colours",
-    axis="count_times",
 )

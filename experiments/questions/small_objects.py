@@ -16,5 +16,4 @@ QUESTION = Question(
     },
     more={"pictures × 2": {"size_times": 2}, "D2L as published": D2L},
     baseline="as it is",
-    axis="size_times",
 )

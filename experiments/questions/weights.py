@@ -18,5 +18,5 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="1 : 1",
-    axis="loss.box_weight",
+    curves={"box weight": {"": {0.1: "10 : 1", 0.3: "3 : 1", 1: "1 : 1", 3: "1 : 3", 10: "1 : 10"}}},
 )
