@@ -32,7 +32,8 @@ RESULTS = Path(__file__).with_name("results")
 WORK = ROOT / "runs" / "experiments"  # pictures, checkpoints, claims: nothing that is committed
 FINAL = "final.safetensors"
 SIZES_AT = 256
-WHERE = ("device", "precision", "channels_last", "keep_allocations")  # where a row ran, not what it is
+# Where a row ran and how often it was looked at: not what it is.
+ASIDE = ("device", "precision", "channels_last", "keep_allocations", "eval_every")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _differences(kept: Any, asked: Any, name: str = "") -> list[str]:
         return [] if kept == asked else [name]
     return [
         difference
-        for key in kept.keys() & asked.keys() - set(WHERE)
+        for key in kept.keys() & asked.keys() - set(ASIDE)
         for difference in _differences(kept[key], asked[key], f"{name}.{key}".lstrip("."))
     ]
 

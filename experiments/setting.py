@@ -68,7 +68,7 @@ class Scale:
             iou_threshold=0.5,
             augment=AugmentConfig(flip=0.5, colour=0.3, expand=0, crop=0),
             anchors=ANCHORS["ours"][preset],
-            eval_every=max(1, self.epochs // 4),
+            eval_every=max(1, self.epochs // 2),
         )
         size, count, held_out = (part[preset] for part in (self.sizes, self.counts, self.held_out))
         return Setting(size, count, held_out, 0, self.channels, self.width, 0, config)
