@@ -310,6 +310,15 @@ def test_tables_that_chapters_read_are_those_of_the_kept_rows():
         assert fresh == stored, f"python -m experiments tables --scale {stored['scale']}"
 
 
+def test_ranks_put_the_best_first_whatever_best_means():
+    scores = {"ap": (0.1, 0.3, 0.2), "class_error": (0.3, 0.1, 0.2), "box_mae": (0.1, 0.3, 0.2)}
+    lines = [{name: {"mean": values[i]} for name, values in scores.items()} for i in range(3)]
+    found = tables.ranks(lines, ("class_error", "box_mae", "ap"))
+    assert found["ap"] == {"places": [3, 1, 2], "correlation": pytest.approx(1)}
+    assert found["class_error"] == {"places": [3, 1, 2], "correlation": pytest.approx(1)}
+    assert found["box_mae"] == {"places": [1, 3, 2], "correlation": pytest.approx(-1)}
+
+
 # ---------------------------------------------------------------------------------------- command line
 
 

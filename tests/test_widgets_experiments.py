@@ -51,6 +51,21 @@ def test_the_table_says_mean_spread_change_and_whether_it_is_real(made_up):
     assert "2.20 ± 0.20" in base  # thousandths
 
 
+def test_a_ladder_says_what_each_step_adds(made_up):
+    made_up.presets["bananas"][1]["step"] = {"ap": made_up.presets["bananas"][1]["against"]["ap"]}
+    head, base, step, _ = made_up.table("bananas", change="step").splitlines()
+    assert head.endswith("step in COCO AP")
+    assert "(" not in base
+    assert step.endswith("+0.100 (+0.050 to +0.150) *")
+
+
+def test_ranks_are_told_with_their_agreement(made_up):
+    places = {"class_error": {"places": [2, 1, 3], "correlation": 0.5}}
+    made_up.question["ranks"] = {"bananas": places | {"ap": {"places": [2, 1, 3], "correlation": 1.0}}}
+    text = made_up.ranks("bananas").splitlines()
+    assert [row.split()[-2:] for row in text[1:]] == [["2", "2"], ["1", "1"], ["3", "3"], ["0.50", "1.00"]]
+
+
 def test_what_has_no_row_is_left_out(made_up):
     assert [one["variant"] for one in made_up.lines("bananas", ["σ = 3", "σ = 2", "σ = 1"])] == [
         "σ = 3",

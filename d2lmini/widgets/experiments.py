@@ -22,6 +22,7 @@ NAMES |= {
     "voc07": "VOC 07",
     "voc12": "VOC 12",
 }
+CHANGES = {"against": "change of", "step": "step in"}
 PER_THOUSAND = ("class_error", "box_mae")
 
 
@@ -50,23 +51,42 @@ class Experiment:
         return [by_name[name] for name in (variants or by_name) if name in by_name]
 
     def table(
-        self, preset: str, scores: Sequence[str] = ("ap50", "ap"), variants: Sequence[str] | None = None
+        self,
+        preset: str,
+        scores: Sequence[str] = ("ap50", "ap"),
+        variants: Sequence[str] | None = None,
+        change: str = "against",
     ) -> str:
-        """Mean ± standard deviation of each score over the seeds, and the change of the last AP.
+        """Mean ± standard deviation of each score over the seeds, and the change of the last AP in it.
 
-        The change is to the baseline, with its interval; a star where it is real. Class error and box MAE
-        are in thousandths.
+        The change is to the baseline ("against") or, on a ladder, to the line before ("step"), with its
+        interval; a star where it is real. Class error and box MAE are in thousandths.
         """
         lines, last = self.lines(preset, variants), [s for s in scores if s in ("ap50", "ap")][-1:]
-        width = max([len(preset) + 9, *(len(line["variant"]) for line in lines)])
         seeds = sorted({len(line["seeds"]) for line in lines})
-        said = "–".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
-        head = f"{preset}, {said} seeds".ljust(width) + "".join(f"{NAMES[s]:>16}" for s in scores)
-        rows = [head + "".join(f"   change of {NAMES[s]}" for s in last)]
+        title = f"{preset}, {'–'.join(map(str, sorted({*seeds[:1], *seeds[-1:]})))} seeds"
+        width = max(len(title), *(len(line["variant"]) for line in lines)) if lines else len(title)
+        head = title.ljust(width) + "".join(f"{NAMES[s]:>16}" for s in scores)
+        rows = [head + "".join(f"   {CHANGES[change]} {NAMES[s]}" for s in last)]
         for line in lines:
             cells = "".join(f"{_cell(line.get(s), s):>16}" for s in scores)
-            change = "".join(f"   {_change(line.get('against', {}).get(s))}" for s in last)
-            rows.append(f"{line['variant']:<{width}}{cells}{change}".rstrip())
+            moved = "".join(f"   {_change(line.get(change, {}).get(s))}" for s in last)
+            rows.append(f"{line['variant']:<{width}}{cells}{moved}".rstrip())
+        return "\n".join(rows)
+
+    def ranks(self, preset: str) -> str:
+        """The place of each variant by each score, and below how well the order agrees with the last one's.
+
+        1 is best; the agreement is Spearman's rank correlation.
+        """
+        table, lines = self.question["ranks"][preset], self.lines(preset)
+        width = max(len(line["variant"]) for line in lines)
+        rows = [preset.ljust(width) + "".join(f"{NAMES[s]:>13}" for s in table)]
+        for i, line in enumerate(lines):
+            cells = "".join(f"{found['places'][i]:>13}" for found in table.values())
+            rows.append(f"{line['variant']:<{width}}{cells}")
+        last = "".join(f"{found.get('correlation', float('nan')):>13.2f}" for found in table.values())
+        rows.append("agreement".ljust(width) + last)
         return "\n".join(rows)
 
     def draw(self, score: str = "ap", variants: Sequence[str] | None = None) -> show.Drawing:
