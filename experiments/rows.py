@@ -25,7 +25,7 @@ from d2lmini.evaluate import evaluate
 from d2lmini.model import TinyBackbone, TinySSD, set_prior
 from experiments.resample import draw_pictures, resampled_ap
 from experiments.scales import SCALES
-from experiments.setting import Changes, Setting, resolve, slug
+from experiments.setting import Changes, Setting, of_training, resolve, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
@@ -61,8 +61,7 @@ class Row:
     @property
     def trained_as(self) -> Row:
         """The row whose network is scored here: this one without what only detection sees."""
-        only = ("detect.", "crowded")
-        return replace(self, changes={k: v for k, v in self.changes.items() if not k.startswith(only)})
+        return replace(self, changes=of_training(self.changes))
 
     def path(self, results: Path = RESULTS) -> Path:
         """The file that keeps the result."""
@@ -200,6 +199,8 @@ def _trained(
 
     A finished network is read back; a broken-off training goes on after its last whole epoch.
     """
+    if SCALES[row.scale].shipped:
+        return checkpoint.pretrained(row.preset, runtime.pick_device(device))[0], [], None
     folder, setting = WORK / row.name, row.setting
     if (folder / FINAL).exists():
         model, info = checkpoint.load_model(folder / FINAL)

@@ -41,7 +41,7 @@ class Scale:
     """How large everything is run: `base` is the recipe from which every variant departs.
 
     For each preset, `sizes` is the side of a picture, `counts` how many are trained with and `held_out` how
-    many are scored.
+    many are scored. `shipped`: nothing is trained, the detector that comes with the book is scored.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Scale:
     lr: float
     channels: tuple[int, ...] = (16, 32, 64)
     width: int = 128
+    shipped: bool = False
 
     def base(self, preset: str) -> Setting:
         """The recipe of this book at this scale. All that a package's default could move is stated."""
@@ -100,9 +101,8 @@ class Question:
     `variants` are named changes to the base recipe; `baseline` names the one that others are compared
     with. `more` are variants that come last when time is short. In a `ladder` each variant that begins with
     a + is also compared with the one before. By the scores of `ranked` the variants are put into order.
-    `curves` says which variants a figure joins
-    to a curve: {what varies: {name of the curve: {its value: variant}}}. Keys of changes are those of
-    `resolve`.
+    `curves` says which variants a figure joins to a curve: {what varies: {name of the curve: {its value:
+    variant}}}. Keys of changes are those of `resolve`.
     """
 
     name: str
@@ -122,6 +122,11 @@ class Question:
     def every(self) -> dict[str, Changes]:
         """All variants by name, the urgent ones first."""
         return {**self.variants, **self.more}
+
+
+def of_training(changes: Changes) -> dict[str, Any]:
+    """The changes without what only detection and scoring see."""
+    return {k: v for k, v in changes.items() if not k.startswith(("detect.", "crowded"))}
 
 
 def resolve(scale: Scale, preset: str, changes: Changes) -> Setting | None:

@@ -17,7 +17,7 @@ from experiments import rows
 from experiments.questions import QUESTIONS
 from experiments.rows import Row
 from experiments.scales import SCALES
-from experiments.setting import Question, resolve
+from experiments.setting import Question, of_training, resolve
 
 SEEDS = (0, 1, 2)
 
@@ -29,9 +29,15 @@ def rows_of(
     presets: Sequence[str] = (),
     parts: Sequence[str] = ("variants", "more"),
 ) -> list[Row]:
-    """The rows that questions ask for, each once: first what is urgent, question by question."""
+    """The rows that questions ask for, each once: first what is urgent, question by question.
+
+    Where nothing is trained, these are one row for each variant of the questions that need no training.
+    """
     found: dict[str, Row] = {}
     questions = list(questions)
+    if SCALES[scale].shipped:
+        seeds = (0,)
+        questions = [q for q in questions if not any(of_training(c) for c in q.every.values())]
     for part in parts:
         for question in questions:
             for changes in getattr(question, part).values():

@@ -3,7 +3,8 @@
 Two settings are compared by a paired bootstrap over pictures and seeds. One draw takes the held-out
 pictures with repetition (the same for both, by `resample`) and the seeds with repetition (the same for
 both), and gives one difference of means. The interval holds 95 % of the draws. A difference is called
-real when the interval leaves out 0 and every seed by itself has its sign.
+real when the interval leaves out 0 and every seed by itself has its sign. Where a single detector is
+scored in several ways there is one seed, and what is real is so for this detector.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
         if resolve(SCALES[scale], preset, changes) is not None
     }
     lines, before = [], found[question.baseline]
+    least = 1 if SCALES[scale].shipped else LEAST_SEEDS
     for name, mine in found.items():
         if not mine:
             continue
@@ -100,9 +102,9 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
         setting = resolve(SCALES[scale], preset, question.every[name])
         line["multiply_adds"] = multiply_adds(setting)
         if name != question.baseline:
-            line["against"] = against(mine, found[question.baseline])
+            line["against"] = against(mine, found[question.baseline], least)
         if question.ladder and name.startswith("+"):
-            line["step"] = against(mine, before)
+            line["step"] = against(mine, before, least)
         before = mine
         lines.append(line)
     return lines
@@ -153,16 +155,20 @@ def summary(mine: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return line
 
 
-def against(mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def against(
+    mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], least: int = LEAST_SEEDS
+) -> dict[str, Any]:
     """The difference of AP50 and AP to the baseline over the seeds that both have: see the module."""
     other = {row["seed"]: row for row in base}
     pairs = [(row, other[row["seed"]]) for row in mine if row["seed"] in other]
     if not pairs:
         return {}
-    return {score: compare(pairs, score) for score in ("ap50", "ap")} | {"pairs": len(pairs)}
+    return {score: compare(pairs, score, least) for score in ("ap50", "ap")} | {"pairs": len(pairs)}
 
 
-def compare(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], score: str) -> dict[str, Any]:
+def compare(
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], score: str, least: int = LEAST_SEEDS
+) -> dict[str, Any]:
     """Mean difference of pairs of rows, its 95 % interval, and whether it is real."""
     each = np.array([a["final"][score] - b["final"][score] for a, b in pairs])  # (S,)
     draws = np.array([np.subtract(a["draws"][score], b["draws"][score]) for a, b in pairs])  # (S, D)
@@ -170,7 +176,7 @@ def compare(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], score:
     picture = generator.integers(draws.shape[1], size=DRAWS)
     seeds = generator.integers(len(pairs), size=(DRAWS, len(pairs)))
     low, high = np.quantile(draws[seeds, picture[:, None]].mean(1), (0.025, 0.975))
-    sure = len(pairs) >= LEAST_SEEDS and bool((np.sign(each) == np.sign(each[0])).all())
+    sure = len(pairs) >= least and bool((np.sign(each) == np.sign(each[0])).all())
     return {
         "difference": float(each.mean()),
         "low": float(low),
