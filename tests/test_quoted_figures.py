@@ -92,7 +92,7 @@ def test_results_are_quoted_in_the_chapters_they_belong_to():
     for path in RESULTS.glob("experiments-*.json"):
         table = json.loads(path.read_text("utf8"))
         for name, question in table["questions"].items():
-            if any(len(lines) > 1 for lines in question["presets"].values()):
+            if any(len(lines) > 2 for lines in question["presets"].values()):  # base, D2L, and one more
                 here = (question["chapter"], (name, table["scale"]))
                 assert here in pages, f"{name} has results, but {question['chapter']} is silent"
 

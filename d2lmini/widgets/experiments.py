@@ -152,4 +152,5 @@ def _change(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return ""
     star = " *" if change["real"] else ""
-    return f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}){star}"
+    text = f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}){star}"
+    return text.replace("-", "−")
