@@ -56,8 +56,9 @@ class TrainConfig:
     "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped to the norm `clip`. `iou_threshold`
     is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
     as they are. `fit` is how photographs got into the network's square ("stretch" or "letterbox", see
-    `data.annotated`): it decides nothing here, but a checkpoint has to tell it. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs, and after the
-    last one, the validation set is scored. Raises ValueError naming the option that makes no sense.
+    `data.annotated`); training does not change with it, but a checkpoint has to tell. `keep_allocations`
+    see `runtime.keep_allocations`. `eval_every` epochs, and after the last one, the validation set is
+    scored. Raises ValueError naming the option that makes no sense.
     """
 
     epochs: int = 20
@@ -159,8 +160,8 @@ def fit(
 ) -> FitResult:
     """Train a detector on annotated pictures and score it on others after every epoch.
 
-    `train` and `validation` are whole data sets: in memory (see `data.load`), or as data sets, whose
-    pictures other processes then read ahead (see `data.feed`), with the same result. `model` starts from a network of your
+    `train` and `validation` are whole data sets: in memory (see `data.load`), or left on disk for other
+    processes to read ahead (see `data.feed`), with the same result. `model` starts from a network of your
     own instead of a new TinySSD. With `out`, that folder receives last.safetensors and best.safetensors
     (by COCO AP) and history.json after every epoch; `resume` continues what is there, bit for bit on one
     CPU, and starts anew where nothing is. Raises ValueError for data or options that do not fit (a folder

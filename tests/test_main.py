@@ -128,13 +128,14 @@ def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]
     (tmp_path / "cut.safetensors").write_bytes(Path(model).read_bytes()[:1000])
     blocked = tmp_path / "blocked"
     blocked.write_text("")
-    new = str(tmp_path / "new")
+    new, hollow = str(tmp_path / "new"), tmp_path / "hollow"
+    hollow.mkdir()
     return {
         "no such picture": (["detect", "nowhere.jpg", "--model", model], "nowhere.jpg"),
         "text": (["detect", str(tmp_path / "text.jpg"), "--model", model], "text.jpg"),
         "empty": (["detect", str(tmp_path / "empty.png"), "--model", model], "empty.png"),
         "cut": (["detect", str(tmp_path / "cut.png"), "--model", model], "cut.png"),
-        "folder": (["detect", str(tmp_path), "--model", model], "is a folder"),
+        "folder": (["detect", str(hollow), "--model", model], "holds no pictures"),
         "no model": (["detect", good, "--model", "none.safetensors"], "none.safetensors"),
         "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
         "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),

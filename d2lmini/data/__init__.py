@@ -64,6 +64,8 @@ def open_data(
     has no meaning for photographs. `options` are those of `open_folder`, and for folders only. Raises
     ValueError naming what was asked for and what there is.
     """
+    if options and name in (*PRESETS, PHOTOGRAPHS):
+        raise ValueError(f"{', '.join(options)} cannot be chosen for {name}: only for folders")
     if name in PRESETS:
         count = (1000 if split == "train" else 200) if count is None else count
         return Synthetic(name, count=count, size=size, split=split, seed=seed)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2lmini.data.files import DataError
@@ -118,11 +119,9 @@ class AnnotatedPictures(Dataset[Sample]):
         boxes = [fit_box(entry, i, picture.size) for i in range(len(entry.objects))]
         labels = [self._label(entry, i) for i in range(len(entry.objects))]
         place = placement(picture.size, size, self.fit)
-        return Sample(
-            to_tensor(picture, size, self.fit),
-            place.into_square(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)).float(),
-            torch.tensor(labels, dtype=torch.int64),
-        )
+        fitted = place.into_square(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)).float()
+        check_solid(entry, fitted)
+        return Sample(to_tensor(picture, size, self.fit), fitted, torch.tensor(labels, dtype=torch.int64))
 
     def _label(self, entry: Entry, number: int) -> int:
         name = entry.objects[number].name
@@ -174,3 +173,13 @@ def fit_box(entry: Entry, number: int, size: tuple[int, int]) -> Edges:
     if cut[2] <= cut[0] or cut[3] <= cut[1]:
         raise DataError(f"{where}: the box {shown} is outside the picture: correct or remove it")
     return cut
+
+
+def check_solid(entry: Entry, boxes: Tensor) -> None:
+    """Raise DataError if float32 cannot tell a box (G, 4) from a line: it would have no logarithm."""
+    flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1).tolist()
+    for number, (name, edges) in enumerate(entry.objects):
+        if flat[number]:
+            shown = "({:g}, {:g}, {:g}, {:g})".format(*edges)
+            where = f"{entry.where}, object {number + 1} ({name})"
+            raise DataError(f"{where}: the box {shown} is too thin: correct or remove it")

@@ -50,7 +50,7 @@ OFFLINE = "without a network use the generated bananas, which need no file: --da
 
 
 class Bananas(AnnotatedPictures):
-    """The real banana set, one banana per picture: 1000 to train with, 100 to validate.
+    """The real banana set, one banana per picture: 1000 to train with, 100 to validate, or all.
 
     `root` is the unpacked archive or the folder it lies in; None is where `download` puts it. The
     boxes are edges in pixels from 0. Raises ValueError for an unknown split, and DataError (a
@@ -64,15 +64,17 @@ class Bananas(AnnotatedPictures):
         size: int = 256,
         fit: str = "stretch",
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+        if split not in (*SPLITS, "all"):
+            raise ValueError(f"split is {split!r}, but {root or FOLDER} has {', '.join(SPLITS)} and all")
         root = default_root() if root is None else Path(root)
         folder = find_archive(root)
         if folder is None:
             raise DataError(
                 f"no banana pictures in {root}: call d2lmini.data.bananas.download(), or {OFFLINE}"
             )
-        super().__init__(read_table(folder / f"bananas_{split}"), ("banana",), size, fit)
+        parts = SPLITS if split == "all" else (split,)
+        entries = [entry for part in parts for entry in read_table(folder / f"bananas_{part}")]
+        super().__init__(entries, ("banana",), size, fit)
 
 
 def default_root() -> Path:

@@ -44,7 +44,7 @@ def read_bytes(path: Path, most: int) -> bytes:
             raise DataError(f"{path} is a pipe or a device: give a plain file")
         if status.st_size > most:
             raise DataError(
-                f"{path} has {status.st_size} bytes, more than the {most} that are read: is it the right file?"
+                f"{path} has {status.st_size} bytes, at most {most} are read: is it the right file?"
             )
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -74,12 +74,14 @@ def files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def folders(root: Path) -> list[Path]:
     """The folder and those in it, `DEPTH` levels down, each once however links may lead in circles."""
-    found, seen, level = [], set(), [root]
+    found: dict[str, Path] = {}  # by where they really are
+    level = [root]
     for _ in range(DEPTH + 1):
-        new = [path for path in level if not (real := os.path.realpath(path)) in seen and not seen.add(real)]
-        found += new
-        level = [path for folder in new for path in content(folder) if path.is_dir()]
-    return found
+        new = {os.path.realpath(path): path for path in level}
+        new = {real: path for real, path in new.items() if real not in found}
+        found |= new
+        level = [path for folder in new.values() for path in content(folder) if path.is_dir()]
+    return list(found.values())
 
 
 def is_file(path: Path) -> bool:

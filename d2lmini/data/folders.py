@@ -45,7 +45,7 @@ def open_folder(
     a line; with one of them, the other split is all the rest. Without, a folder that is not divided keeps
     `val_share` of its pictures, drawn with `seed`, for val. `difficult` keeps the objects marked as
     difficult (VOC) or as crowd (COCO), which are left out otherwise. The banana archive (see `bananas`)
-    is opened too; of the options only `size`, `fit` and `skip_bad` matter to it.
+    is opened too, but has no test split; of the options only `size`, `fit` and `skip_bad` matter to it.
 
     `skip_bad` reads every picture once and leaves out those with a fault, whole, because an object
     without its box would be taught as background; of objects whose class is not among `classes` only
@@ -94,6 +94,8 @@ def _open(
         entries = divide_by_lists(entries, split, lists, root)
     elif not found.divided:
         entries = divide(entries, split, seed, val_share, root)
+    if not entries:
+        raise DataError(f"{root} has no picture for {split}: ask for another split, or correct the list")
     names = sorted(found.classes) if classes is None else classes
     return AnnotatedPictures(entries, names, size, fit, reading.notes)
 
