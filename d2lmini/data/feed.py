@@ -253,13 +253,17 @@ def _checked(found: Any) -> Any:
 def _loader(
     dataset: Dataset[Sample], workers: int, together: Callable[[list], Any], **options: Any
 ) -> DataLoader:
-    """A loader whose processes leave Ctrl-C to this one and stay for the next epoch."""
+    """A loader whose processes leave Ctrl-C to this one and stay for the next epoch.
+
+    A generator of its own: a loader would draw from the one that the network's dropout draws from.
+    """
     more = {"prefetch_factor": AHEAD, "persistent_workers": True} if workers else {}
     return DataLoader(
         _Told(dataset),
         num_workers=workers,
         collate_fn=together,
         worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),
         **more,
         **options,
     )
