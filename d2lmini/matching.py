@@ -88,14 +88,14 @@ def _assign_piece(iou: Tensor, iou_threshold: float) -> Tensor:
 
 def _by_threshold(iou: Tensor, iou_threshold: float) -> Tensor:
     """Each anchor's best object (N, A + 1), or -1 where their IoU is below the threshold (or 0)."""
-    n, _, a = iou.shape
+    n, g, a = iou.shape
     chosen = torch.full((n, a + 1), -1, dtype=torch.int64, device=iou.device)
     if iou.device.type != "cpu":
         best, thing = iou.max(dim=1)  # (N, A)
         chosen[:, :a] = torch.where(best >= max(iou_threshold, TINY), thing, -1)
         return chosen
     # Few anchors reach the threshold, and the largest value alone comes much faster than its index.
-    best = iou.amax(dim=1)
+    best = iou.amax(dim=1) if g > 1 else iou[:, 0]
     picture, anchor = (best >= max(iou_threshold, TINY)).nonzero(as_tuple=True)
     chosen[picture, anchor] = iou.transpose(1, 2)[picture, anchor].argmax(-1)
     return chosen
@@ -120,15 +120,14 @@ def _greedy(iou: Tensor) -> tuple[Tensor, Tensor]:
     n, g, a = iou.shape
     value, anchor = _favourite(iou)  # (N, G): each object's favourite among the free anchors
     found = torch.zeros_like(value, dtype=torch.bool)
-    taken = iou.new_zeros(n, a + 1)  # 2 where an anchor is gone; the last column is a waste bin
     for _ in range(min(g, a)):  # every round settles at least the largest IoU left
-        settled = _settled(iou, value, anchor, ~found & (value > 0))
-        found = found | settled
-        taken.scatter_(1, torch.where(settled, anchor, a), 2.0)
+        found = found | _settled(iou, value, anchor, ~found & (value > 0))
         waiting = ~found & (value > 0)
         # On the CPU a look costs nothing; on a GPU it would wait for the device, so all rounds run.
         if iou.device.type == "cpu" and not waiting.any():
             break
+        taken = iou.new_zeros(n, a + 1)  # 2 where an anchor is gone; the last column is a waste bin
+        taken.scatter_(1, torch.where(found, anchor, a), 2.0)
         disappointed = waiting & (taken.gather(1, anchor) > 0)
         value, anchor = _look_again(iou, value, anchor, taken[:, :a], disappointed)
     return anchor, found

@@ -301,6 +301,50 @@ def test_detect_equals_the_loop(seed, k, a, options):
         torch.testing.assert_close(found.labels, expected.labels, **EXACT)
 
 
+def without_the_bound() -> pytest.MonkeyPatch:
+    """Every anchor gets its softmax, as if the quick bound on it did not exist."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(detection, "_hopeful", lambda logits, threshold: (logits, None))
+    return patch
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(2, 6),
+    threshold=st.sampled_from([1e-30, 0.01, 0.5, 0.99, 0.999999, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    best=st.booleans(),
+)
+def test_the_bound_on_scores_leaves_out_none_that_reaches_the_threshold(seed, k, threshold, dtype, best):
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 60, k + 1, generator=draw).mul(3).round()  # equal scores among them
+    logits[..., 0] += 20 * torch.rand(2, 60, generator=draw)  # background in most places
+    logits[0, 3, 1], logits[0, 4, 0], logits[1, 5, 2] = math.nan, math.inf, math.inf
+    edge = math.log(0.5 / 0.5) if threshold == 0.5 else 5.0
+    logits[1, 6] = torch.tensor([0.0, edge, *[-200.0] * (k - 1)])  # a softmax that equals its bound
+    case = (logits.to(dtype), torch.randn(2, 60, 4, generator=draw), random_boxes(60, generator=draw))
+    options = {"score_threshold": threshold, "best_class_only": best, "iou_threshold": 1.0, "top_k": None}
+    patch = without_the_bound()
+    try:
+        wanted = detect(*case, max_detections=1000, **options)
+    finally:
+        patch.undo()
+    for found, all_of_them in zip(detect(*case, max_detections=1000, **options), wanted, strict=True):
+        for a, b in zip(found, all_of_them, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_bound_leaves_few_anchors_of_a_trained_network():
+    logits = torch.zeros(2, 100, 4)
+    logits[..., 0] = 12
+    logits[0, [7, 40], 2] = 14.0
+    logits[1, 99, 3] = 12.0
+    few, place = detection._hopeful(logits, 0.01)
+    assert few.shape == (2, 2, 4)
+    assert place.tolist() == [[7, 40], [99, 0]]
+    assert detection.foreground_scores(few)[1, 1].nan_to_num(0).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("soft", [None, "linear", "gaussian"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_picture_is_answered_the_same_in_any_company(soft, k):
