@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from d2lmini import checkpoint, runtime, show, train
@@ -24,7 +23,7 @@ from d2lmini.data import PHOTOGRAPHS, PRESETS, DataWarning, Feed, Held, Streamed
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import AnnotatedPictures
 from d2lmini.data.feed import fits_in_memory, picture_bytes
-from d2lmini.data.images import FITS, placement, read_image, to_tensor
+from d2lmini.data.images import FITS, placement, read_image, read_square
 from d2lmini.data.samples import Sample
 from d2lmini.data.voc import SUFFIXES
 from d2lmini.detect import SOFT, Detections, detect
@@ -144,7 +143,7 @@ def run_detect(options: argparse.Namespace) -> None:
     for path, name in _output_names(_pictures(options.images)).items():
         with on_disk.skipping(faults):
             picture = read_image(path)
-            found = _find(model, picture, info.fit, options)
+            found = _find(model, path, info.fit, options)
             show.save(show.annotate(picture, found, info.classes), out / f"{name}.png")
             record = {"image": str(path), "width": picture.width, "height": picture.height}
             record["detections"] = _in_pixels(found, picture.width, picture.height, info.classes)
@@ -154,13 +153,13 @@ def run_detect(options: argparse.Namespace) -> None:
     _tell_skipped(faults or [])
 
 
-def _find(model: Any, picture: Image.Image, fit: str, options: argparse.Namespace) -> Detections:
-    """What the model finds in a picture, in fractions of the picture."""
-    pixels = to_tensor(picture, model.image_size, fit).unsqueeze(0)
-    ((_, predictions),) = train.predict(model, pixels, precision=options.precision)
+def _find(model: Any, path: Path, fit: str, options: argparse.Namespace) -> Detections:
+    """What the model finds in a picture, brought to it as for training; in fractions of the picture."""
+    pixels, picture = read_square(path, model.image_size, fit)
+    ((_, predictions),) = train.predict(model, pixels.unsqueeze(0), precision=options.precision)
     (found,) = detect(*predictions, model.anchors, **_detection(options))
     found = found.at_least(options.score)
-    boxes = placement(picture.size, model.image_size, fit).out_of_square(found.boxes)
+    boxes = placement(picture, model.image_size, fit).out_of_square(found.boxes)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the picture
     return Detections(boxes[inside], found.scores[inside], found.labels[inside])
 

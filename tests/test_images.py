@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from d2lmini.data import images
 from d2lmini.data.files import DataError
 from d2lmini.data.images import FITS, placement, read_image, to_tensor
 from tests.nobody import as_nobody
@@ -88,6 +89,29 @@ def test_bands_have_the_mean_colour():
     assert square[:, 0].tolist() == [[100] * 4] * 3
     assert square[:, 1:3, 0].tolist() == [[0, 0], [100, 100], [200, 200]]
     assert square[:, 3, 3].tolist() == [100] * 3
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(
+    ("shape", "times"), [((512, 640), 8), ((512, 520), 8), ((128, 300), 2), ((516, 520), 4), ((511, 640), 1)]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_large_jpeg_files_are_read_smaller_and_look_the_same(
+    tmp_path, monkeypatch, shape, times, fit, orientation
+):
+    pixels = Image.radial_gradient("L").resize(shape).convert("RGB")
+    pixels.paste((255, 0, 0), (40, 64, 200, 100))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path / "a.jpg", pixels, quality=95, exif=exif)
+    seen = []
+    monkeypatch.setattr(images, "to_tensor", lambda *a: (seen.append(a[0].size), to_tensor(*a))[1])
+    square, size = images.read_square(path, (32, 32), fit)
+    whole = read_image(path)
+    assert size == whole.size
+    assert seen == [(size[0] // times, size[1] // times)]
+    # A line of pixels more on one side would move the rectangle's edges, which are 255 high.
+    assert (square.float() - to_tensor(whole, (32, 32), fit).float()).abs().max() < 16
 
 
 def test_an_unknown_fit_is_named():

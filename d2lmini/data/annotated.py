@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2lmini.data.files import DataError
-from d2lmini.data.images import placement, read_image, to_tensor
+from d2lmini.data.images import placement, read_square
 from d2lmini.data.samples import Sample
 
 SLACK = 1.0  # pixels by which a box may reach out of its picture: tools round, and count from 0 or 1
@@ -114,14 +114,14 @@ class AnnotatedPictures(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
         entry, size = self.entries[index], (self.size, self.size)
-        picture = read_image(entry.image)
-        check_size(entry, picture.size)
-        boxes = [fit_box(entry, i, picture.size) for i in range(len(entry.objects))]
+        pixels, picture = read_square(entry.image, size, self.fit)
+        check_size(entry, picture)
+        boxes = [fit_box(entry, i, picture) for i in range(len(entry.objects))]
         labels = [self._label(entry, i) for i in range(len(entry.objects))]
-        place = placement(picture.size, size, self.fit)
+        place = placement(picture, size, self.fit)
         fitted = place.into_square(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)).float()
         check_solid(entry, fitted)
-        return Sample(to_tensor(picture, size, self.fit), fitted, torch.tensor(labels, dtype=torch.int64))
+        return Sample(pixels, fitted, torch.tensor(labels, dtype=torch.int64))
 
     def _label(self, entry: Entry, number: int) -> int:
         name = entry.objects[number].name

@@ -26,8 +26,29 @@ def read_image(path: str | Path) -> Image.Image:
     Grey, palette, CMYK and 16-bit pictures are converted; transparent ones lie on white; of an animation
     the first frame is taken. Raises DataError (a ValueError) naming the file and what is wrong with it.
     """
-    path = Path(path)
-    data = read_bytes(path, MAX_FILE)
+    return _read(Path(path), None)[0]
+
+
+def read_square(path: str | Path, size: tuple[int, int], fit: str = "stretch") -> Square:
+    """A picture file brought to `size` (height, width): `read_image` and `to_tensor` in one, but faster.
+
+    A JPEG file several times as large is decoded at 1/2, 1/4 or 1/8 of its size, where that divides it
+    without a rest, so that boxes stay exact: a photograph of 12 megapixels in a seventh of the time.
+    """
+    picture, times = _read(Path(path), max(size))
+    return Square(to_tensor(picture, size, fit), (picture.width * times, picture.height * times))
+
+
+class Square(NamedTuple):
+    """Pixels uint8 (3, H, W) for the network, and the (width, height) that the upright picture had."""
+
+    pixels: Tensor
+    picture: tuple[int, int]
+
+
+def _read(path: Path, side: int | None) -> tuple[Image.Image, int]:
+    """A picture, and how many times smaller it is than the file's: no side is below twice `side`."""
+    data, times = read_bytes(path, MAX_FILE), 1
     if not data:
         raise DataError(f"{path} is empty, not a picture: copy it again or remove it")
     try:
@@ -35,6 +56,8 @@ def read_image(path: str | Path) -> Image.Image:
             # Pillow warns above 89 megapixels and refuses above 179; both are refused here.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                if side is not None and picture.format == "JPEG":
+                    times = _shrink(picture, 2 * side)
                 picture.load()
                 picture = _to_rgb(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -47,7 +70,17 @@ def read_image(path: str | Path) -> Image.Image:
         raise DataError(f"{path} cannot be read ({error}): it may be cut or damaged") from error
     if 0 in picture.size:
         raise DataError(f"{path} has no pixels ({picture.width} × {picture.height}): remove it")
-    return picture
+    return picture, times
+
+
+def _shrink(picture: Image.Image, least: int) -> int:
+    """Let a JPEG file decode itself smaller, if no side gets below `least`; returns how many times."""
+    width, height = picture.size
+    for times in (8, 4, 2):
+        if width % times == height % times == 0 and min(width, height) // times >= least:
+            picture.draft(picture.mode, (width // times, height // times))
+            return width // picture.width
+    return 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
