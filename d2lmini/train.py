@@ -20,12 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from d2lmini import checkpoint, runtime
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
 from d2lmini.data.augment import AugmentConfig, augment_batch
-from d2lmini.data.samples import Batch
+from d2lmini.data.feed import Feed, as_feed
+from d2lmini.data.images import placement
+from d2lmini.data.samples import Batch, Sample, concatenate
 from d2lmini.detect import Detections, detect
 from d2lmini.evaluate import AnchorMetrics, Metrics, anchor_metrics, evaluate
 from d2lmini.losses import LossConfig, ssd_loss
@@ -52,8 +55,10 @@ class TrainConfig:
     warm-up of `warmup` (share of all steps), then down a cosine to 0 (one-cycle). `optimiser` is
     "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped to the norm `clip`. `iou_threshold`
     is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
-    as they are. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs, and after the
-    last one, the validation set is scored. Raises ValueError naming the option that makes no sense.
+    as they are. `fit` is how photographs got into the network's square ("stretch" or "letterbox", see
+    `data.annotated`); training does not change with it, but a checkpoint has to tell. `keep_allocations`
+    see `runtime.keep_allocations`. `eval_every` epochs, and after the last one, the validation set is
+    scored. Raises ValueError naming the option that makes no sense.
     """
 
     epochs: int = 20
@@ -68,6 +73,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     anchors: AnchorSpec = TINY_SSD_ANCHORS
+    fit: str = "stretch"
     precision: str = "auto"
     device: str = "auto"
     channels_last: bool = True
@@ -89,6 +95,7 @@ class TrainConfig:
             raise ValueError(f"optimiser is {self.optimiser!r}: choose from {OPTIMISERS}")
         if self.precision not in runtime.PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}: choose from {runtime.PRECISIONS}")
+        placement((1, 1), (1, 1), self.fit)
 
 
 class Recipe(NamedTuple):
@@ -126,6 +133,7 @@ def recipe(data: str = "bananas") -> Recipe:
     return RECIPES.get(data, FOLDER_RECIPE)
 
 
+Pictures = Batch | Dataset[Sample] | Feed  # annotated pictures as they are held, or as they are read
 OnEpoch = Callable[[TinySSD, dict[str, Any]], None]
 
 
@@ -139,8 +147,8 @@ class FitResult(NamedTuple):
 
 
 def fit(
-    train: Batch,
-    validation: Batch | None,
+    train: Pictures,
+    validation: Pictures | None,
     classes: Sequence[str],
     config: TrainConfig | None = None,
     *,
@@ -150,9 +158,10 @@ def fit(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
 ) -> FitResult:
-    """Train a detector on pictures held in memory and score it on others after every epoch.
+    """Train a detector on annotated pictures and score it on others after every epoch.
 
-    `train` and `validation` are whole data sets (see `data.load`). `model` starts from a network of your
+    `train` and `validation` are whole data sets: in memory (see `data.load`), or left on disk for other
+    processes to read ahead (see `data.feed`), with the same result. `model` starts from a network of your
     own instead of a new TinySSD. With `out`, that folder receives last.safetensors and best.safetensors
     (by COCO AP) and history.json after every epoch; `resume` continues what is there, bit for bit on one
     CPU, and starts anew where nothing is. Raises ValueError for data or options that do not fit (a folder
@@ -163,6 +172,7 @@ def fit(
     row of the history. It may use both and draw random numbers: training goes on as if it had not.
     """
     config = TrainConfig() if config is None else config
+    train, validation = as_feed(train), None if validation is None else as_feed(validation)
     _check_data(train, validation, classes)
     if config.keep_allocations:
         runtime.keep_allocations()
@@ -179,19 +189,19 @@ class _Run:
     """Everything that changes while training, and so everything that a checkpoint has to hold."""
 
     def __init__(
-        self, train: Batch, classes: Sequence[str], config: TrainConfig, model: TinySSD | None
+        self, train: Pictures, classes: Sequence[str], config: TrainConfig, model: TinySSD | None
     ) -> None:
+        train = as_feed(train)
         self.config, self.classes = config, tuple(classes)
         self.device = runtime.pick_device(config.device)
         self.dtype = runtime.pick_precision(config.precision, self.device)
-        size = tuple(train.images.shape[2:])
-        self.model = TinySSD(len(classes), size, config.anchors) if model is None else model
+        self.model = TinySSD(len(classes), train.image_size, config.anchors) if model is None else model
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)
         self.layout = layout
         self.optimiser = make_optimiser(self.model, config)
         self.epoch = self.step = 0  # epochs done; steps done of the present one
-        self.steps_per_epoch = max(1, len(train.images) // config.batch_size)
+        self.steps_per_epoch = max(1, len(train) // config.batch_size)
         self.totals = torch.zeros(2, device=self.device)  # class and box loss of this epoch so far
         self.seconds = 0.0  # of this epoch so far
         self.history: list[dict[str, Any]] = []
@@ -209,8 +219,8 @@ class _Run:
 
 def _train(
     run: _Run,
-    train: Batch,
-    validation: Batch | None,
+    train: Feed,
+    validation: Feed | None,
     out: Path | None,
     stop: _Stop,
     progress: bool,
@@ -247,10 +257,11 @@ def _call(on_epoch: OnEpoch, run: _Run) -> None:
         on_epoch(run.model.eval(), dict(run.history[-1]))
 
 
-def _train_epoch(run: _Run, train: Batch, stop: _Stop, progress: bool) -> None:
+def _train_epoch(run: _Run, train: Feed, stop: _Stop, progress: bool) -> None:
     """The steps of one epoch that are still to be done."""
     run.model.train()
-    order = torch.randperm(len(train.images), generator=_generator(run.config.seed, run.epoch))
+    order = torch.randperm(len(train), generator=_generator(run.config.seed, run.epoch))
+    batches = train.batches(order.split(run.config.batch_size)[run.step : run.steps_per_epoch])
     start, first = time.perf_counter() - run.seconds, run.step
     bar = tqdm(
         range(first, run.steps_per_epoch),
@@ -259,9 +270,8 @@ def _train_epoch(run: _Run, train: Batch, stop: _Stop, progress: bool) -> None:
         leave=False,
         disable=not progress,
     )
-    for step in bar:
-        chosen = order[step * run.config.batch_size : (step + 1) * run.config.batch_size]
-        losses = train_step(run, train.select(chosen))
+    for step, batch in zip(bar, batches, strict=False):  # the bar ends first: nothing is read in vain
+        losses = train_step(run, batch)
         run.totals = run.totals + losses
         run.step, run.seconds = step + 1, time.perf_counter() - start
         last = run.step == run.steps_per_epoch
@@ -359,7 +369,7 @@ def predict(
 
 def validate(
     model: TinySSD,
-    validation: Batch,
+    validation: Pictures,
     classes: Sequence[str],
     *,
     iou_threshold: float = 0.5,
@@ -371,20 +381,22 @@ def validate(
     `iou_threshold` is that of matching, for D2L's two numbers per anchor.
     """
     found: list[Detections] = []
+    truth: list[Batch] = []
     anchors: AnchorMetrics | int = 0
-    for start, predictions in predict(model, validation.images, precision=precision):
-        part = validation.select(slice(start, start + len(predictions.logits)))
-        part = part._replace(images=part.images[:0]).to(model.anchors.device)
+    for batch in as_feed(validation).in_order():
+        ((_, predictions),) = predict(model, batch.images, precision=precision)
+        truth.append(batch._replace(images=batch.images[:0]))
+        part = truth[-1].to(model.anchors.device)
         targets: Targets = match(model.anchors, part.boxes, part.labels, iou_threshold)
         anchors = anchors + anchor_metrics(predictions, targets)
         found += detect(predictions.logits, predictions.offsets, model.anchors, **options)
-    size = tuple(validation.images.shape[2:])
-    metrics = evaluate(found, validation.boxes, validation.labels, classes=classes, image_size=size)
+    _, boxes, labels = concatenate(truth)
+    metrics = evaluate(found, boxes, labels, classes=classes, image_size=model.image_size)
     return metrics, anchors, found
 
 
 def score(
-    model: TinySSD, validation: Batch, classes: Sequence[str], config: TrainConfig
+    model: TinySSD, validation: Pictures, classes: Sequence[str], config: TrainConfig
 ) -> dict[str, float | None]:
     """The validation columns of a history row: AP, and D2L's two numbers beside their baselines."""
     metrics, anchors, _ = validate(
@@ -538,7 +550,7 @@ def save_state(run: _Run, out: Path) -> None:
         if value is not None
     }
     tensors |= {"totals": run.totals, "rng": torch.get_rng_state()}
-    info = checkpoint.ModelInfo(run.classes, notes(run))
+    info = checkpoint.ModelInfo(run.classes, notes(run), run.config.fit)
     record = {
         "model": checkpoint.describe_model(run.model, info),
         "groups": state["param_groups"],
@@ -574,7 +586,7 @@ def load_state(run: _Run, out: Path) -> None:
 def _save_epoch(run: _Run, out: Path) -> None:
     """After an epoch: the history, the state, and the best model if this epoch made it."""
     if run.best_epoch in (None, run.epoch):  # without any score the newest is the best
-        info = checkpoint.ModelInfo(run.classes, notes(run))
+        info = checkpoint.ModelInfo(run.classes, notes(run), run.config.fit)
         checkpoint.save_model(out / BEST, run.model, info)
     save_state(run, out)
     text = json.dumps({"config": config_record(run.config), "epochs": run.history}, indent=1)
@@ -615,19 +627,20 @@ def _check_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> No
             )
 
 
-def _check_data(train: Batch, validation: Batch | None, classes: Sequence[str]) -> None:
+def _check_data(train: Feed, validation: Feed | None, classes: Sequence[str]) -> None:
     if not classes:
         raise ValueError("there are no classes: give at least one name")
-    for name, batch in (("training", train), ("validation", validation)):
-        if batch is None:
+    for name, data in (("training", train), ("validation", validation)):
+        if data is None:
             continue
-        if len(batch.images) == 0:
+        if len(data) == 0:
             raise ValueError(f"the {name} set has no pictures")
-        top = int(batch.labels.max()) if batch.labels.numel() else -1
-        if top >= len(classes):
-            raise ValueError(f"the {name} set has label {top}, but only {len(classes)} classes are named")
-    if validation is not None and validation.images.shape[2:] != train.images.shape[2:]:
+        if data.top_label >= len(classes):
+            raise ValueError(
+                f"the {name} set has label {data.top_label}, but only {len(classes)} classes are named"
+            )
+    if validation is not None and validation.image_size != train.image_size:
         raise ValueError(
-            f"training pictures are {tuple(train.images.shape[2:])}, validation pictures "
-            f"{tuple(validation.images.shape[2:])}: load both at one size"
+            f"training pictures are {train.image_size}, validation pictures {validation.image_size}: load "
+            "both at one size"
         )

@@ -11,10 +11,12 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from d2lmini import AnchorSpec, LossConfig, TinyBackbone, TinySSD, checkpoint, train
 from d2lmini.data.augment import AugmentConfig
-from d2lmini.data.samples import Batch
+from d2lmini.data.feed import Streamed
+from d2lmini.data.samples import Batch, Sample
 from d2lmini.train import Interrupted, TrainConfig, TrainingDiverged, fit
 
 CLASSES = ("light", "dark")
@@ -133,6 +135,55 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, monkeypatch, steps
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
     best = [checkpoint.load_model(tmp_path / d / train.BEST)[0] for d in ("whole", "cut")]
     assert torch.equal(weights(best[0]), weights(best[1]))
+
+
+class Squares(Dataset):
+    """`squares` one at a time, as if they lay on a disk."""
+
+    classes = CLASSES
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.batch = squares(count, seed)
+
+    def __len__(self) -> int:
+        return len(self.batch.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.batch.sample(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeypatch, workers):
+    """Also when stopped within an epoch, and with other processes before and after."""
+    cfg = config(augment=AugmentConfig())
+    held = run(cfg)
+
+    def stream(processes: int, **options) -> train.FitResult:
+        data = (Streamed(Squares(*which), processes) for which in ((40,), (20, 1)))
+        return fit(*data, CLASSES, cfg, model=small_model(), progress=False, **options)
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            stream(workers, out=tmp_path)
+    streamed = stream(2 - workers, out=tmp_path, resume=True)
+    assert torch.equal(weights(streamed.model), weights(held.model))
+    for a, b in zip(streamed.history, held.history, strict=True):
+        drop = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
+
+
+def test_a_data_set_of_more_classes_than_named_is_refused():
+    with pytest.raises(ValueError, match="label 1, but only 1 classes"):
+        fit(Squares(4), None, CLASSES[:1], config(), model=small_model(), progress=False)
+
+
+def test_a_checkpoint_tells_how_pictures_got_into_the_square(tmp_path):
+    run(config(epochs=1, fit="letterbox"), out=tmp_path)
+    for name in (train.BEST, train.LAST):
+        assert checkpoint.load_model(tmp_path / name)[1].fit == "letterbox"
+    with pytest.raises(ValueError, match="fit is 'crop'"):
+        config(fit="crop")
 
 
 def test_ctrl_c_without_a_folder_says_that_nothing_was_saved(monkeypatch):
