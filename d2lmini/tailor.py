@@ -16,15 +16,15 @@ import torch
 from torch import nn
 
 from d2lmini.checkpoint import pretrained
-from d2lmini.coverage import suggest_anchors
+from d2lmini.coverage import Objects, suggest_anchors
 from d2lmini.data.samples import Batch
 from d2lmini.model import TinyBackbone, TinySSD, map_shapes
 from d2lmini.train import TrainConfig
 
 STARTS = ("scenes", "none")
 SCORES = 20  # how often a run is scored
-EPOCHS, PICTURES = 60, 160  # what the passes are scaled from
-LEAST_EPOCHS, MOST_EPOCHS = 20, 120
+EPOCHS, PICTURES = 100, 160  # what the passes are scaled from
+LEAST_EPOCHS, MOST_EPOCHS = 20, 150
 
 
 class Tailored(NamedTuple):
@@ -40,14 +40,15 @@ def epochs_for(pictures: int) -> int:
     Four times the pictures are seen half as often, which makes twice as many steps.
 
     >>> [epochs_for(n) for n in (40, 100, 160, 640, 1000, 10000)]
-    [120, 76, 60, 30, 24, 20]
+    [150, 126, 100, 50, 40, 20]
     """
     return min(MOST_EPOCHS, max(LEAST_EPOCHS, round(EPOCHS * (PICTURES / max(1, pictures)) ** 0.5)))
 
 
 def tailor(
     config: TrainConfig,
-    train: Batch,
+    objects: Objects | Batch,
+    size: int | tuple[int, int],
     classes: Sequence[str],
     *,
     start: str = "scenes",
@@ -57,6 +58,8 @@ def tailor(
 ) -> Tailored:
     """Fit a configuration to a training set: its epochs and how often to score, its anchors, a network.
 
+    `objects` has the training set's boxes (N, G, 4) and labels (N, G), pictures or not, `size` is a side or
+    (height, width) in pixels.
     `start` "scenes" takes the trunk of the detector that comes with the package, "none" random weights; a
     `backbone` of your own starts as it is. `suggest` takes the anchors from the training boxes
     (`coverage.suggest_anchors`), `scale_epochs` the epochs from the number of pictures. Batches are made
@@ -65,17 +68,18 @@ def tailor(
     """
     if start not in STARTS:
         raise ValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
-    size = tuple(train.images.shape[2:])
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    count = len(objects.labels)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(config.seed)
         own = TinyBackbone() if backbone is None else backbone
         if suggest:
             maps = [(h, w) for _, h, w in map_shapes(own, size)]
-            config = replace(config, anchors=suggest_anchors(train.boxes[train.labels >= 0], maps))
+            config = replace(config, anchors=suggest_anchors(objects.boxes[objects.labels >= 0], maps))
         model = TinySSD(len(classes), size, config.anchors, own)
     if start != "none" and backbone is None:
         model.backbone.load_state_dict(pretrained(start)[0].backbone.state_dict())
     if scale_epochs:
-        epochs = epochs_for(len(train.images))
+        epochs = epochs_for(count)
         config = replace(config, epochs=epochs, eval_every=max(1, round(epochs / SCORES)))
-    return Tailored(replace(config, batch_size=min(config.batch_size, len(train.images))), model)
+    return Tailored(replace(config, batch_size=max(1, min(config.batch_size, count))), model)

@@ -34,20 +34,20 @@ def test_fewer_pictures_are_seen_more_often_but_less_in_all():
 
 
 def test_anchors_are_those_of_the_boxes(bananas):
-    made = tailor(CONFIG, bananas, CLASSES)
+    made = tailor(CONFIG, bananas, 64, CLASSES)
     maps = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
     assert made.config.anchors == suggest_anchors(bananas.boxes[bananas.labels >= 0], maps)
     assert made.model.anchor_spec == made.config.anchors
     assert made.model.image_size == (64, 64)
-    kept = tailor(CONFIG, bananas, CLASSES, suggest=False, scale_epochs=False)
+    kept = tailor(CONFIG, bananas, 64, CLASSES, suggest=False, scale_epochs=False)
     assert kept.config == CONFIG
 
 
 def test_the_trunk_starts_from_the_shipped_detector_and_the_heads_do_not(bananas):
     shipped = checkpoint.pretrained()[0].backbone.state_dict()
-    model = tailor(CONFIG, bananas, CLASSES).model
+    model = tailor(CONFIG, bananas, 64, CLASSES).model
     assert all(torch.equal(t, shipped[name]) for name, t in model.backbone.state_dict().items())
-    fresh = tailor(CONFIG, bananas, CLASSES, start="none").model
+    fresh = tailor(CONFIG, bananas, 64, CLASSES, start="none").model
     assert not torch.equal(fresh.backbone.base[0][0][0].weight, shipped["base.0.0.0.weight"])
     assert model.num_classes == 1
 
@@ -56,19 +56,19 @@ def test_same_seed_same_network_and_the_callers_stream_is_left_alone(bananas):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = tailor(CONFIG, bananas, CLASSES, start="none").model.state_dict()
+    first = tailor(CONFIG, bananas, 64, CLASSES, start="none").model.state_dict()
     assert torch.equal(torch.rand(3), expected)
-    again = tailor(CONFIG, bananas, CLASSES, start="none").model.state_dict()
+    again = tailor(CONFIG, bananas, 64, CLASSES, start="none").model.state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = dataclasses.replace(CONFIG, seed=1)
-    third = tailor(other, bananas, CLASSES, start="none").model.state_dict()
+    third = tailor(other, bananas, 64, CLASSES, start="none").model.state_dict()
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
 def test_a_backbone_of_ones_own_is_not_touched(bananas):
     own = Pyramid(TinyBackbone(channels=(4, 8), extra=1), maps=4, width=8)
     before = {name: t.clone() for name, t in own.state_dict().items()}
-    made = tailor(CONFIG, bananas, CLASSES, backbone=own)
+    made = tailor(CONFIG, bananas, 64, CLASSES, backbone=own)
     assert made.model.backbone is own
     assert all(torch.equal(t, before[name]) for name, t in own.state_dict().items())
     assert len(made.config.anchors.sizes) == 4
@@ -76,19 +76,19 @@ def test_a_backbone_of_ones_own_is_not_touched(bananas):
 
 def test_what_makes_no_sense_is_refused(bananas):
     with pytest.raises(ValueError, match="start is 'imagenet': choose from scenes, none"):
-        tailor(CONFIG, bananas, CLASSES, start="imagenet")
+        tailor(CONFIG, bananas, 64, CLASSES, start="imagenet")
     empty = bananas._replace(labels=torch.full_like(bananas.labels, -1))
     with pytest.raises(ValueError, match="no object"):
-        tailor(CONFIG, empty, CLASSES)
+        tailor(CONFIG, empty, 64, CLASSES)
     with pytest.raises(ValueError, match="patience is 0"):
         dataclasses.replace(CONFIG, patience=0)
 
 
 def test_a_tailored_run_trains_and_resumes(bananas, tmp_path):
-    made = tailor(CONFIG, bananas, CLASSES, scale_epochs=False)
+    made = tailor(CONFIG, bananas, 64, CLASSES, scale_epochs=False)
     one = train.fit(bananas, bananas, CLASSES, made.config, model=made.model, out=tmp_path, progress=False)
     assert [row["epoch"] for row in one.history] == [1, 2, 3]
-    made = tailor(CONFIG, bananas, CLASSES, scale_epochs=False)
+    made = tailor(CONFIG, bananas, 64, CLASSES, scale_epochs=False)
     options = {"model": made.model, "out": tmp_path, "resume": True, "progress": False}
     again = train.fit(bananas, bananas, CLASSES, made.config, **options)
     assert again.history == one.history
