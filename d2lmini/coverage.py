@@ -261,7 +261,7 @@ def _where(report: AnchorReport, row: int, names: Sequence[str]) -> str:
     height, width = report.image_size
     corners = (report.boxes[row] * torch.tensor([width, height, width, height])).tolist()
     place = ", ".join(f"{v:.0f}" for v in corners)
-    return f"{name}: IoU {report.best[row]:.2f}, box ({place}) of {width} × {height}"
+    return f"{name}: IoU {report.best[row]:.3f}, box ({place}) of {width} × {height}"
 
 
 # -------------------------------------------------------------------------------------------- a suggestion

@@ -31,7 +31,7 @@ def boxes_of(*sides: tuple[float, float]) -> Tensor:
 
 
 def test_counts_are_those_of_a_loop_over_objects(scenes):
-    anchors = make_anchors(MAPS, SPEC)
+    scenes, anchors = scenes.select(slice(3)), make_anchors(MAPS, SPEC)
     report = anchor_report(anchors, scenes.boxes, scenes.labels, image_size=64)
     targets = match(anchors, scenes.boxes, scenes.labels)
     row = 0
