@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.model import TinyBackbone, TinySSD
+from d2lmini.model import TinyBackbone, TinySSD, fold
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
@@ -111,6 +111,7 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "ratios": model.anchor_spec.ratios,
         "backbone": backbone.options if isinstance(backbone, TinyBackbone) else None,
         "notes": info.notes,
+        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
     }
 
 
@@ -122,6 +123,8 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
         backbone = TinyBackbone(**record["backbone"])
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
+    if record.get("folded"):  # written by `export`, for inference
+        model = fold(model)
     return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]))
 
 

@@ -31,6 +31,7 @@ FLOORS = {
     "boxes": 1,
     "runtime": 1,
     "source": 1,
+    "live": 1,  # JavaScript, and what bundles it
     "anchors": 2,
     "matching": 2,
     "model": 3,
@@ -44,6 +45,7 @@ FLOORS = {
     "show": 5,
     "d2l": 5,
     "probe": 5,
+    "export": 5,
     "widgets": 6,
     "__main__": 6,
 }
