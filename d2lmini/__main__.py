@@ -1,4 +1,4 @@
-"""The command line: `python -m d2lmini train | evaluate | detect | data`, also installed as `d2lmini`.
+"""The command line: `python -m d2lmini train | evaluate | detect | data | export`, or just `d2lmini`.
 
 Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave
 up; 2 the command, a file or the data is at fault, said in one line; 130 stopped with Ctrl-C.
@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from d2lmini import checkpoint, runtime, show, train
-from d2lmini.data import PRESETS, collate, load, open_data
+from d2lmini import checkpoint, export, runtime, show, train
+from d2lmini.data import PRESETS, Sample, collate, load, open_data
 from d2lmini.data.images import read_image, to_tensor
 from d2lmini.detect import SOFT, Detections, detect
 from d2lmini.evaluate import AnchorMetrics, Metrics, error_breakdown
@@ -124,6 +124,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_detect(options: argparse.Namespace) -> None:
     """`detect`: find objects in the user's own pictures; a PNG with boxes and a JSON file for each."""
     model, info = _model(options)
+    if not options.as_trained:
+        model = export.inference_model(model)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     names = _output_names([Path(p) for p in options.images])
@@ -139,6 +141,26 @@ def run_detect(options: argparse.Namespace) -> None:
         _write_json(out / f"{name}.json", record)
         what = ", ".join(f"{d['class']} {d['score']:.2f}" for d in record["detections"])
         print(f"{path}: {what or 'nothing found'} → {out / name}.png")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`export`: a checkpoint as files for use elsewhere."""
+    model, info = checkpoint.load_model(options.model)
+    name = options.name or _model_name(Path(options.model))
+    if options.out or not (options.page or options.onnx):
+        folder = Path(options.out or "export")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.safetensors"
+        export.save_inference(path, model, info)
+        _wrote(path, "for Python")
+        _wrote(export.save_weights_script(folder, model, info, name), "for web pages")
+    if options.page:
+        samples = _samples(options, model.image_size) if options.data else []
+        export.save_page(options.page, model, info, samples)
+        _wrote(Path(options.page), "a page to open or to send")
+    if options.onnx:
+        export.save_onnx(options.onnx, model, info)
+        _wrote(Path(options.onnx), f"ONNX, opset {export.OPSET}")
 
 
 def run_data(options: argparse.Namespace) -> None:
@@ -192,6 +214,21 @@ def _detection(options: argparse.Namespace) -> dict[str, Any]:
     return {k: v for k, v in chosen.items() if v is not None} | {"class_aware": not options.class_agnostic}
 
 
+def _model_name(path: Path) -> str:
+    """What to call a model: "bananas" for runs/bananas/best.safetensors."""
+    return path.resolve().parent.name if path.name in (train.BEST, train.LAST) else path.stem
+
+
+def _samples(options: argparse.Namespace, size: tuple[int, int]) -> list[Sample]:
+    """The first validation pictures of --data, for a page to begin with."""
+    dataset = open_data(options.data, "val", size=size[0], count=options.count)
+    return [dataset[i] for i in range(min(options.count, len(dataset)))]
+
+
+def _wrote(path: Path, what: str) -> None:
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
+
+
 def _in_pixels(found: Detections, width: int, height: int, classes: Sequence[str]) -> list[dict[str, Any]]:
     scale = torch.tensor([width, height, width, height], dtype=torch.float64)
     boxes = (found.boxes.cpu().double() * scale).tolist()
@@ -239,6 +276,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_detect(commands)
     _add_data(commands)
+    _add_export(commands)
     return parser
 
 
@@ -297,8 +335,12 @@ def _add_detect(commands: Any) -> None:
     p.add_argument("images", nargs="+", metavar="IMAGE", help="picture files of any size")
     _model_option(p)
     p.add_argument("--out", default="detections", metavar="FOLDER", help="where PNG and JSON files go")
+    p.add_argument(
+        "--as-trained", action="store_true", help="weights as trained, not as `export` rounds them for use"
+    )
     _detection_options(p, score=0.4)
     _machine_options(p)
+    p.set_defaults(precision="float32")  # so that a web page of this detector finds the same boxes
 
 
 def _add_data(commands: Any) -> None:
@@ -309,6 +351,19 @@ def _add_data(commands: Any) -> None:
     p.add_argument("--split", choices=("train", "val"), default="train")
     p.add_argument("--count", type=_positive, default=SHOWN, help="pictures on the sheet")
     p.add_argument("--size", type=_positive, default=256, help="side of the pictures in pixels")
+
+
+def _add_export(commands: Any) -> None:
+    p = _command(
+        commands, "export", run_export, "write a checkpoint for use elsewhere: web page, ONNX, Python"
+    )
+    _model_option(p)
+    p.add_argument("--out", metavar="FOLDER", help="inference checkpoint and weights script (export)")
+    p.add_argument("--page", metavar="FILE", help="one HTML file that holds the detector, ready to use")
+    p.add_argument("--onnx", metavar="FILE", help="an ONNX file, boxes decoded, without NMS")
+    p.add_argument("--name", help="what the files are called (by the model)")
+    p.add_argument("--data", help=f"for --page, where its first pictures come from: {_DATA_HELP}")
+    p.add_argument("--count", type=_positive, default=4, help="how many of them")
 
 
 _DATA_HELP = f"{', '.join(PRESETS)} (generated), or a folder in VOC or COCO form"

@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import importlib.util
+import io
 import json
+import math
 import re
-from collections.abc import Iterator
+import string
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
-from d2lmini import boxes
+from d2lmini import boxes, live
 from d2lmini.checkpoint import ModelInfo, describe_model, save_tensors, write_bytes
+from d2lmini.data import Sample
 from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinyBackbone, TinySSD, fold
 
 MEGABYTES = 256  # what the maps of one picture may take in a browser; a phone has that much
 NEEDED = {"onnx": "onnx", "onnxscript": "onnxscript"}  # to write ONNX: module and package
 OPSET = 18
+FIGURES = Path(__file__).parent / "widgets" / "figures.css"  # colours and type of all live figures
 
 
 class ExportError(ValueError):
@@ -149,11 +156,16 @@ def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "pixels": {"mean": PIXEL_MEAN, "std": PIXEL_STD},
         "decoding": {**boxes.VARIANCES._asdict(), "most": boxes.MAX_LOG_GROWTH},
         "plan": plan,
-        "notes": info.notes,
+        "notes": {key: _finite(value) for key, value in info.notes.items()},
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode() + weights).hexdigest()
     return {**record, "sha256": digest, "weights": base64.b64encode(weights).decode()}
+
+
+def _finite(value: Any) -> Any:
+    """A note as JSON can hold it: a score without objects is NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def maps_in_floats(plan: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[int]:
@@ -199,6 +211,63 @@ def save_weights_script(folder: str | Path, model: TinySSD, info: ModelInfo, nam
     path = Path(folder) / script_name(record, name)
     write_bytes(path, weights_script(record, name).encode())
     return path
+
+
+# ---------------------------------------------------------------- a page of its own
+
+
+def save_page(path: str | Path, model: TinySSD, info: ModelInfo, samples: Sequence[Sample] = ()) -> None:
+    """Write one HTML file that holds a detector and everything needed to use it, offline, in any browser.
+
+    `samples` are pictures to begin with; without any, whoever opens the page brings their own.
+    """
+    record = browser_model(model, info)
+    parts = {
+        "title": html.escape(f"A detector for {_listed(info.classes)}"),
+        "style": FIGURES.read_text("utf8") + live.STYLE,
+        "live": live.live_script(),
+        "weights": weights_script(record, "detector"),
+        "page": f"globalThis.d2lminiPage = {json.dumps(_beginning(model, samples))};\n",
+        "start": live.page_script(),
+    }
+    scripts = {name: text.replace("</", "<\\/") for name, text in parts.items() if name != "title"}
+    text = string.Template(live.PAGE).substitute(parts | scripts)
+    write_bytes(path, text.encode())
+
+
+def _listed(classes: Sequence[str]) -> str:
+    *others, last = classes
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def about(model: TinySSD) -> str:
+    """How large a network is, for its readers."""
+    weights = sum(p.numel() for p in model.parameters())
+    return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights"
+
+
+def _beginning(model: TinySSD, samples: Sequence[Sample]) -> dict[str, Any]:
+    """What a page shows before the first click, as JSON."""
+    told = [
+        {**describe_sample(s, i), "mime": "image/png", "base64": base64.b64encode(png(s.image)).decode()}
+        for i, s in enumerate(samples)
+    ]
+    return {"about": about(model), "samples": told}
+
+
+def describe_sample(sample: Sample, index: int) -> dict[str, Any]:
+    """A sample's title and true boxes, as JSON for a live page."""
+    pairs = zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True)
+    truth = [{"box": [round(v, 5) for v in box], "label": label} for box, label in pairs]
+    objects = f"{len(truth)} object{'' if len(truth) == 1 else 's'}"
+    return {"title": f"picture {index + 1}, {objects}", "truth": truth}
+
+
+def png(image: Tensor) -> bytes:
+    """A picture (3, H, W), uint8, without any loss, so that a browser finds in it what Python finds."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 # ---------------------------------------------------------------- ONNX

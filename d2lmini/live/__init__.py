@@ -18,6 +18,7 @@ LIVE = (
     *("truth.js", "camera.js", "app.js", "source.js"),
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
+PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template
 STYLE = (HERE / "live.css").read_text("utf8")
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.M)
 EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) )", re.M)

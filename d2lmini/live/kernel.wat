@@ -1,15 +1,15 @@
-;; The 3 × 3 convolution of network.js with SIMD: eight pixels of four outputs at a time, which is as many sums
-;; as the registers of a processor hold. It is assembled into kernel.wasm by `python -m tools.assemble`.
+;; The 3 × 3 convolution of network.js with SIMD: eight pixels of four outputs at a time, as many sums as the
+;; registers of a processor hold; and its 2 × 2 pooling. `python tools/assemble.py` makes kernel.wasm of it.
 ;;
-;; All addresses, strides and planes are in bytes. Maps have a rim of zeros and rows of a multiple of eight pixels
-;; (network.js, `mapAt`); weights are placed four outputs side by side (`placeWeights`).
+;; All addresses, strides and planes are in bytes. Maps have a rim of zeros and rows of a multiple of eight
+;; pixels (network.js, `mapAt`); weights are placed four outputs side by side (`placeWeights`).
 (module
   (memory (export "memory") 1)
 
-  ;; Eight neighbouring pixels of four outputs. `pixel` is the upper left tap in the first input map, `target` the
-  ;; first pixel in the first output map. The sums of output a are $a0 (pixels 0 to 3) and $a1 (pixels 4 to 7).
-  ;; Eight inputs at a time are added up and then go to the totals, $A0 and so on: a sum of 1,152 float32 products
-  ;; in one go would lose a digit.
+  ;; Eight neighbouring pixels of four outputs. `pixel` is the upper left tap in the first input map, `target`
+  ;; the first pixel in the first output map. The sums of output a are $a0 (pixels 0 to 3) and $a1 (4 to 7).
+  ;; Eight inputs at a time are added up and then go to the totals, $A0 and so on: a sum of 1,152 float32
+  ;; products in one go would lose a digit.
   (func $block
     (param $pixel i32) (param $weight i32) (param $bias i32) (param $target i32) (param $inputs i32)
     (param $stride i32) (param $plane i32) (param $floor v128)
@@ -24,75 +24,75 @@
     (local.set $C0 (local.tee $C1 (v128.load32_splat offset=8 (local.get $bias))))
     (local.set $D0 (local.tee $D1 (v128.load32_splat offset=12 (local.get $bias))))
     (loop $group
-    (local.set $a0 (local.tee $a1 (v128.const i32x4 0 0 0 0)))
-    (local.set $b0 (local.tee $b1 (v128.const i32x4 0 0 0 0)))
-    (local.set $c0 (local.tee $c1 (v128.const i32x4 0 0 0 0)))
-    (local.set $d0 (local.tee $d1 (v128.const i32x4 0 0 0 0)))
-    (local.set $some (select (local.get $inputs) (i32.const 8) (i32.lt_u (local.get $inputs) (i32.const 8))))
-    (local.set $inputs (i32.sub (local.get $inputs) (local.get $some)))
-    (loop $input
-      (local.set $row (local.get $pixel))
-      (local.set $rows (i32.const 3))
-      (loop $tap
-        ;; the left tap of this row: its pixels, then the weight of each output
-        (local.set $left (v128.load align=4 (local.get $row)))
-        (local.set $right (v128.load offset=16 align=4 (local.get $row)))
-        (local.set $k (v128.load32_splat (local.get $weight)))
-        (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=4 (local.get $weight)))
-        (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=8 (local.get $weight)))
-        (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=12 (local.get $weight)))
-        (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
-        ;; the middle tap of this row: its pixels, then the weight of each output
-        (local.set $left (v128.load offset=4 align=4 (local.get $row)))
-        (local.set $right (v128.load offset=20 align=4 (local.get $row)))
-        (local.set $k (v128.load32_splat offset=16 (local.get $weight)))
-        (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=20 (local.get $weight)))
-        (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=24 (local.get $weight)))
-        (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=28 (local.get $weight)))
-        (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
-        ;; the right tap of this row: its pixels, then the weight of each output
-        (local.set $left (v128.load offset=8 align=4 (local.get $row)))
-        (local.set $right (v128.load offset=24 align=4 (local.get $row)))
-        (local.set $k (v128.load32_splat offset=32 (local.get $weight)))
-        (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=36 (local.get $weight)))
-        (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=40 (local.get $weight)))
-        (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $k (v128.load32_splat offset=44 (local.get $weight)))
-        (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
-        (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
-        (local.set $weight (i32.add (local.get $weight) (i32.const 48)))
-        (local.set $row (i32.add (local.get $row) (local.get $stride)))
-        (br_if $tap (local.tee $rows (i32.sub (local.get $rows) (i32.const 1)))))
-      (local.set $pixel (i32.add (local.get $pixel) (local.get $plane)))
-      (br_if $input (local.tee $some (i32.sub (local.get $some) (i32.const 1)))))
-    (local.set $A0 (f32x4.add (local.get $A0) (local.get $a0)))
-    (local.set $A1 (f32x4.add (local.get $A1) (local.get $a1)))
-    (local.set $B0 (f32x4.add (local.get $B0) (local.get $b0)))
-    (local.set $B1 (f32x4.add (local.get $B1) (local.get $b1)))
-    (local.set $C0 (f32x4.add (local.get $C0) (local.get $c0)))
-    (local.set $C1 (f32x4.add (local.get $C1) (local.get $c1)))
-    (local.set $D0 (f32x4.add (local.get $D0) (local.get $d0)))
-    (local.set $D1 (f32x4.add (local.get $D1) (local.get $d1)))
-    (br_if $group (local.get $inputs)))
+      (local.set $a0 (local.tee $a1 (v128.const i32x4 0 0 0 0)))
+      (local.set $b0 (local.tee $b1 (v128.const i32x4 0 0 0 0)))
+      (local.set $c0 (local.tee $c1 (v128.const i32x4 0 0 0 0)))
+      (local.set $d0 (local.tee $d1 (v128.const i32x4 0 0 0 0)))
+      (local.set $some (select (local.get $inputs) (i32.const 8) (i32.lt_u (local.get $inputs) (i32.const 8))))
+      (local.set $inputs (i32.sub (local.get $inputs) (local.get $some)))
+      (loop $input
+        (local.set $row (local.get $pixel))
+        (local.set $rows (i32.const 3))
+        (loop $tap
+          ;; the left tap of this row: its pixels, then the weight of each output
+          (local.set $left (v128.load align=4 (local.get $row)))
+          (local.set $right (v128.load offset=16 align=4 (local.get $row)))
+          (local.set $k (v128.load32_splat (local.get $weight)))
+          (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=4 (local.get $weight)))
+          (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=8 (local.get $weight)))
+          (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=12 (local.get $weight)))
+          (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
+          ;; the middle tap of this row: its pixels, then the weight of each output
+          (local.set $left (v128.load offset=4 align=4 (local.get $row)))
+          (local.set $right (v128.load offset=20 align=4 (local.get $row)))
+          (local.set $k (v128.load32_splat offset=16 (local.get $weight)))
+          (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=20 (local.get $weight)))
+          (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=24 (local.get $weight)))
+          (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=28 (local.get $weight)))
+          (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
+          ;; the right tap of this row: its pixels, then the weight of each output
+          (local.set $left (v128.load offset=8 align=4 (local.get $row)))
+          (local.set $right (v128.load offset=24 align=4 (local.get $row)))
+          (local.set $k (v128.load32_splat offset=32 (local.get $weight)))
+          (local.set $a0 (f32x4.add (local.get $a0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $a1 (f32x4.add (local.get $a1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=36 (local.get $weight)))
+          (local.set $b0 (f32x4.add (local.get $b0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $b1 (f32x4.add (local.get $b1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=40 (local.get $weight)))
+          (local.set $c0 (f32x4.add (local.get $c0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $c1 (f32x4.add (local.get $c1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $k (v128.load32_splat offset=44 (local.get $weight)))
+          (local.set $d0 (f32x4.add (local.get $d0) (f32x4.mul (local.get $k) (local.get $left))))
+          (local.set $d1 (f32x4.add (local.get $d1) (f32x4.mul (local.get $k) (local.get $right))))
+          (local.set $weight (i32.add (local.get $weight) (i32.const 48)))
+          (local.set $row (i32.add (local.get $row) (local.get $stride)))
+          (br_if $tap (local.tee $rows (i32.sub (local.get $rows) (i32.const 1)))))
+        (local.set $pixel (i32.add (local.get $pixel) (local.get $plane)))
+        (br_if $input (local.tee $some (i32.sub (local.get $some) (i32.const 1)))))
+      (local.set $A0 (f32x4.add (local.get $A0) (local.get $a0)))
+      (local.set $A1 (f32x4.add (local.get $A1) (local.get $a1)))
+      (local.set $B0 (f32x4.add (local.get $B0) (local.get $b0)))
+      (local.set $B1 (f32x4.add (local.get $B1) (local.get $b1)))
+      (local.set $C0 (f32x4.add (local.get $C0) (local.get $c0)))
+      (local.set $C1 (f32x4.add (local.get $C1) (local.get $c1)))
+      (local.set $D0 (f32x4.add (local.get $D0) (local.get $d0)))
+      (local.set $D1 (f32x4.add (local.get $D1) (local.get $d1)))
+      (br_if $group (local.get $inputs)))
     ;; ReLU is a maximum with 0; where there is none, $floor is −∞
     (v128.store align=4 (local.get $target) (f32x4.pmax (local.get $A0) (local.get $floor)))
     (v128.store offset=16 align=4 (local.get $target) (f32x4.pmax (local.get $A1) (local.get $floor)))

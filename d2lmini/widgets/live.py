@@ -6,26 +6,24 @@ JupyterLab and Colab the same widget sends its pixels to the kernel, and this mo
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from d2lmini import live, show
 from d2lmini.checkpoint import ModelInfo
 from d2lmini.data import Sample
 from d2lmini.detect import detect
-from d2lmini.export import browser_model, inference_model, script_name
+from d2lmini.export import about, browser_model, describe_sample, inference_model, png, script_name
 from d2lmini.model import TinySSD
 from d2lmini.widgets.base import STYLE, Figure, Live
 from d2lmini.widgets.front import count_of
 
 SCORE = 0.5  # where the page's slider stands at first
+LETTERS = "ABCDEFGH"  # of the samples; there is no room for more
 
 
 class LiveDetector(Figure):
@@ -74,15 +72,14 @@ def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], na
     if not samples:
         raise ValueError("give at least one sample, so that there is something to begin with")
     record = browser_model(model, info)
-    weights = sum(p.numel() for p in model.parameters())
     figure = LiveDetector(
         model,
         record,
         data={
             "name": script_name(record, name),
-            "about": f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights",
-            "samples": [_told(letter, s) for letter, s in zip("ABCDEFGH", samples, strict=False)],
-            **{f"image{i}": _lossless(s.image) for i, s in enumerate(samples[:8])},
+            "about": about(model),
+            "samples": [_told(letter, s) for letter, s in zip(LETTERS, samples, strict=False)],
+            **{f"image{i}": _lossless(s.image) for i, s in enumerate(samples[: len(LETTERS)])},
         },
         alt="The detector, live: a picture with its boxes, every scale's scores, thresholds to move.",
     )
@@ -98,18 +95,13 @@ def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], na
 
 
 def _lossless(image: Tensor) -> dict[str, Any]:
-    """A picture for the browser without any loss, so that the network finds the same in it as here."""
-    buffer = io.BytesIO()
-    pixels = Image.fromarray(np.asarray(image.permute(1, 2, 0)))
-    pixels.save(buffer, "PNG", optimize=True)
-    return {"mime": "image/png", "width": pixels.width, "height": pixels.height, "bytes": buffer.getvalue()}
+    """A picture for the browser, like `base.picture`, but without its loss: scores would differ."""
+    return {"mime": "image/png", "width": image.shape[2], "height": image.shape[1], "bytes": png(image)}
 
 
 def _told(letter: str, sample: Sample) -> dict[str, Any]:
-    """A sample's title and true boxes, as JSON."""
-    pairs = zip(sample.boxes.tolist(), sample.labels.tolist(), strict=True)
-    truth = [{"box": [round(v, 5) for v in box], "label": label} for box, label in pairs]
-    return {"title": f"picture {letter}: {count_of(len(truth))}", "truth": truth}
+    """A sample's title, as in other figures, and its true boxes."""
+    return {**describe_sample(sample, 0), "title": f"picture {letter}: {count_of(len(sample.labels))}"}
 
 
 def _fallback(model: TinySSD, sample: Sample) -> show.Drawing:
