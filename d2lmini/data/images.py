@@ -57,11 +57,13 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def to_tensor(picture: Image.Image, size: tuple[int, int] | None = None) -> Tensor:
     """Pixels uint8 (3, H, W) of an RGB picture, resized to `size` (height, width) if given.
 
-    Both sides are fitted on their own, so that boxes normalised to [0, 1] stay as they are.
+    Both sides are fitted on their own, so that boxes normalised to [0, 1] stay as they are; first the width,
+    then the height, since Pillow's own order depends on its version and the live page has to do the same.
 
     >>> to_tensor(Image.new("RGB", (40, 20)), (8, 8)).shape
     torch.Size([3, 8, 8])
     """
     if size is not None and (picture.height, picture.width) != tuple(size):
-        picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        for shape in ((size[1], picture.height), (size[1], size[0])):
+            picture = picture.resize(shape, Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()  # (3, H, W)
