@@ -1,5 +1,5 @@
 // The detector in the reader's hands: a picture in, boxes out, and every step between them to be seen.
-import { choice, colourOf, h, inkOn, save, slider, tick } from "./dom.js";
+import { choice, colourOf, h, slider, tick } from "./dom.js";
 import { decodeBoxes, foregroundScores, makeAnchors, placeOf } from "./decode.js";
 import { detect } from "./nms.js";
 import { averagePrecision, count, meanAP } from "./scoring.js";
@@ -8,8 +8,9 @@ import { makeMaps, makeView } from "./view.js";
 import { describe } from "./details.js";
 import { makeTruth } from "./truth.js";
 import { startCamera } from "./camera.js";
+import { drawDetections, recordOf, save } from "./saving.js";
 
-const LEAST = 0.01; // where the score slider begins; AP is counted from here on
+const LEAST = 0.01; // where the score slider begins; AP counts from here on
 
 /**
  * Fill the frame that start.js made: { root, body, after, tell }. `model` is what `export.browser_model` writes
@@ -21,8 +22,8 @@ export function startApp({ root, body, after, tell }, model, engine) {
 
   // ---- what the reader can set
   const score = slider("score at least", [LEAST, 0.99, 0.01], 0.5, later);
-  const overlap = slider("IoU above", [0.05, 0.95, 0.05], 0.45, later);
-  const method = choice("overlapping boxes", [["hard", "are removed (NMS)"], ["linear", "lose score (soft, linear)"], ["gaussian", "lose score (soft, Gaussian)"]], later);
+  const overlap = slider("overlap: IoU above", [0.05, 0.95, 0.05], 0.45, later);
+  const method = choice("then a worse box", [["hard", "is removed (NMS)"], ["linear", "loses score (soft, linear)"], ["gaussian", "loses score (soft, Gaussian)"]], later);
   const aware = tick("only boxes of the same class", true, later);
   const everything = tick("show all candidates, coloured by scale", false, later);
   const marking = tick("mark the true boxes", false, () => { truth.on = marking.value; later(); });
@@ -95,40 +96,57 @@ export function startApp({ root, body, after, tell }, model, engine) {
 
   const options = (least = score.value) => ({ score: least, iou: overlap.value, method: method.value, aware: aware.value });
 
+  /** Everything anew from the answers; that takes a few milliseconds. */
   function draw() {
     root.dataset.settings = JSON.stringify([options(), everything.value, marking.value]);
     if (!answers) return;
     result = detect(answers, options());
-    if (chosen) chosen = [...result.found, ...result.above].find(({ anchor, label }) => anchor === chosen.anchor && label === chosen.label) ?? outside(chosen.anchor);
+    if (chosen) chosen = all().find(({ anchor, label }) => anchor === chosen.anchor && label === chosen.label) ?? outside(chosen.anchor);
     const { above, found } = result;
-    const lost = method.value === "hard" ? "after NMS" : "after Soft-NMS";
-    tell(`${picture.name}: ${anchors.length / 4} anchors, ${above.length} ${above.length === 1 ? "score" : "scores"} from ${score.value.toFixed(2)} on, ${found.length} ${found.length === 1 ? "box" : "boxes"} ${lost}. ${engine.name}, ${Math.round(answers.ms)} ms.`);
+    tell(summary());
     view.boxes(layers(), `${picture.name}: ${found.map(said).join(", ") || "nothing found"}`);
-    list.replaceChildren(...found.map((one) => h("li", {}, h("button", { type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one) }, said(one)))));
+    showList(found);
     details.replaceChildren(...(chosen ? [describe(chosen, above, answers, model)] : []));
     report.replaceChildren(...(marking.value ? [measured()] : []));
     truth.element.hidden = !marking.value;
     if (chosen) number.value = chosen.anchor;
   }
 
+  const all = () => [...result.found, ...result.above];
+
+  function summary() {
+    const { above, found } = result, many = (n, one, more) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
+    const steps = [many(anchors.length / 4, "anchor", "anchors"), `${many(above.length, "score", "scores")} from ${score.value.toFixed(2)} on`,
+      `${many(found.length, "box", "boxes")} after ${method.value === "hard" ? "NMS" : "Soft-NMS"}`];
+    return `${picture.name}: ${steps.join(", ")}. ${engine.name}, ${Math.round(answers.ms)} ms.`;
+  }
+
+  /** A button for each box; the keyboard stays where it was. */
+  function showList(found) {
+    const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+    list.replaceChildren(...found.map((one) => h("li", {},
+      h("button", { type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one) }, said(one)))));
+    list.querySelectorAll("button")[at]?.focus();
+  }
+
   const said = (one) => `${classes[one.label]} ${one.score.toFixed(2)}`;
 
   /** Everything that is drawn over the picture, from the back to the front. */
   function layers() {
-    const { above, found } = result, all = [];
-    if (everything.value) for (const one of [...above].reverse()) all.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
+    const { above, found } = result, drawn = [];
+    if (everything.value) for (const one of [...above].reverse()) drawn.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
     for (const one of [...found].reverse()) {
-      all.push([one.box, { colour: colourOf(one.label), label: one.label, tag: said(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
+      drawn.push([one.box, { colour: colourOf(one.label), label: one.label, tag: said(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
     }
     if (chosen) {
-      for (const one of above) if (one.by === chosen) all.push([one.box, { colour: "#fff", thick: 1 }]);
+      for (const one of above) if (one.by === chosen) drawn.push([one.box, { colour: "#fff", thick: 1 }]);
       const at = 4 * chosen.anchor;
-      all.push([anchors.subarray(at, at + 4), { colour: "#fff", dashed: true, thick: 2 }]);
-      all.push([chosen.box, { colour: colourOf(chosen.label), label: chosen.label, tag: said(chosen), thick: 4 }]);
+      drawn.push([anchors.subarray(at, at + 4), { colour: "#fff", dashed: true, thick: 2 }]);
+      drawn.push([chosen.box, { colour: colourOf(chosen.label), label: chosen.label, tag: said(chosen), thick: 4 }]);
     }
-    if (marking.value) for (const [i, one] of truth.boxes.entries()) all.push([one.box, { colour: "#fff", dashed: true, tag: `${i + 1}: ${classes[one.label]}`, low: true, thick: 2 }]);
-    if (truth.drawn) all.push([truth.drawn, { colour: "#fff", dashed: true, thick: 2 }]);
-    return all;
+    if (marking.value) for (const [i, one] of truth.boxes.entries()) drawn.push([one.box, { colour: "#fff", dashed: true, tag: `${i + 1}: ${classes[one.label]}`, low: true, thick: 2 }]);
+    if (truth.drawn) drawn.push([truth.drawn, { colour: "#fff", dashed: true, thick: 2 }]);
+    return drawn;
   }
 
   const scaleOf = ({ anchor }) => placeOf(model, anchor).scale;
@@ -140,7 +158,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
   /** Any anchor: as the candidate that it is, or as what it would have been. */
   function choose(anchor) {
     if (!answers || !(anchor >= 0 && anchor < anchors.length / 4)) return;
-    chosen = [...result.found, ...result.above].find((one) => one.anchor === anchor) ?? outside(anchor);
+    chosen = all().find((one) => one.anchor === anchor) ?? outside(anchor);
     draw();
   }
 
@@ -154,7 +172,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
   view.over.addEventListener("click", (event) => {
     if (!result || marking.value) return;
     const [x, y] = view.at(event), size = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
-    const under = (everything.value ? [...new Set([...result.found, ...result.above])] : result.found)
+    const under = (everything.value ? [...new Set(all())] : result.found)
       .filter(({ box }) => x >= box[0] && x <= box[2] && y >= box[1] && y <= box[3]).sort((a, b) => size(a) - size(b));
     chosen = under.length ? under[(under.indexOf(chosen) + 1) % under.length] : null;
     draw();
@@ -166,6 +184,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     if (!answers) return void tell("Choose a picture first.");
     marking.value = true, truth.on = true;
     truth.add();
+    draw();
     truth.focusLast();
   }
 
@@ -182,33 +201,13 @@ export function startApp({ root, body, after, tell }, model, engine) {
 
   function savePicture() {
     if (!answers) return void tell("Choose a picture first.");
-    const canvas = document.createElement("canvas"), { width, height } = picture.shown;
-    canvas.width = width, canvas.height = height;
-    const pen = canvas.getContext("2d"), type = Math.max(12, Math.round(Math.max(width, height) / 45));
-    pen.drawImage(picture.shown, 0, 0);
-    pen.font = `600 ${type}px sans-serif`, pen.lineWidth = Math.max(2, type / 6), pen.textBaseline = "top";
-    for (const one of [...result.found].reverse()) {
-      const [left, top, right, bottom] = one.box.map((v, i) => v * (i % 2 ? height : width)), text = said(one);
-      pen.strokeStyle = pen.fillStyle = colourOf(one.label);
-      pen.strokeRect(left, top, right - left, bottom - top);
-      const y = Math.max(0, top - type * 1.3);
-      pen.fillRect(left, y, pen.measureText(text).width + 8, type * 1.3);
-      pen.fillStyle = inkOn(one.label);
-      pen.fillText(text, left + 4, y + 2);
-    }
-    canvas.toBlob((blob) => save(blob, "detections.png"), "image/png");
+    drawDetections(picture, result.found, classes).toBlob((blob) => save(blob, "detections.png"), "image/png");
     tell(`Saved as detections.png: ${result.found.length} boxes.`);
   }
 
-  /** The same record as `python -m d2lmini detect` writes, and what made it. */
   function saveNumbers() {
     if (!answers) return void tell("Choose a picture first.");
-    const { name, width, height } = picture;
-    const detections = result.found.map((one) => ({
-      class: classes[one.label], score: Number(one.score.toFixed(4)),
-      box: one.box.map((v, i) => Number((v * (i % 2 ? height : width)).toFixed(1))),
-    }));
-    const record = { image: name, width, height, detections, settings: options(), engine: engine.name, model: model.sha256 };
+    const record = { ...recordOf(picture, result.found, classes), settings: options(), engine: engine.name, model: model.sha256 };
     save(new Blob([JSON.stringify(record, null, 1)], { type: "application/json" }), "detections.json");
     tell(`Saved as detections.json: ${result.found.length} boxes.`);
   }

@@ -46,10 +46,3 @@ export function choice(name, options, changed) {
   const select = h("select", { onchange: changed }, options.map(([value, text]) => h("option", { value }, text)));
   return { element: h("label", { class: "knob" }, h("span", {}, name), select), get value() { return select.value; } };
 }
-
-/** Hand the reader a file. */
-export function save(blob, name) {
-  const url = URL.createObjectURL(blob), link = h("a", { href: url, download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}

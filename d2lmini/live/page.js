@@ -9,5 +9,6 @@ async function load() {
   return (frame) => startApp(frame, model, engine);
 }
 
-const { about, samples } = globalThis.d2lminiPage;
-begin(document.querySelector("main"), { about, load, samples: samples.map((sample) => ({ ...sample, blob: fileOf(sample) })) });
+const { about, samples } = globalThis.d2lminiPage, given = samples.map((sample) => ({ ...sample, blob: fileOf(sample) }));
+const told = `The network (${about}) is in this file and runs in this page: your pictures never leave it.`;
+begin(document.querySelector("main"), { about: told, load, samples: given });

@@ -32,7 +32,7 @@ async function decodeFile(blob) {
   if (width * height > MEGAPIXELS * 1e6) {
     throw new Error(`the picture has ${Math.round(width * height / 1e6)} megapixels: make it smaller first (${MEGAPIXELS} at most)`);
   }
-  return createImageBitmap(blob, { colorSpaceConversion: "none" });
+  return createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
 }
 
 /** Width and height of a file, before all of it is decoded. */

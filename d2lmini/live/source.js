@@ -25,7 +25,7 @@ async function ownEngine(model) {
 }
 
 /** In a worker, which is made of the same text as the page's own code: the page stays alive. */
-function workerEngine(whole, model) {
+async function workerEngine(whole, model) {
   const url = URL.createObjectURL(new Blob([`(${whole})().serve(self);`], { type: "text/javascript" }));
   const worker = new Worker(url), waiting = new Map();
   let last = 0;

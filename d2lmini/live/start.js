@@ -11,11 +11,12 @@ export const script = (address) => new Promise((resolve, reject) => {
 });
 
 /**
- * The bar of pictures, and under it the first of them. `samples` are [{ title, truth, blob }]; `load()` gives
- * `open(frame)`, which makes the page that is alive; it is called once. Returns a function that ends it all.
+ * The bar of pictures, and under it the first of them. `samples` are [{ title, truth, blob }], `about` says where
+ * the network is; `load()` resolves to a function that fills the frame with what is alive. Returns a function
+ * that ends it all.
  */
 export function begin(host, { samples, about, load }) {
-  let live = null, loading = null;
+  let live = null, loading = null, spoken = 0;
   const addresses = samples.map(({ blob }) => URL.createObjectURL(blob));
   const buttons = samples.map((sample, i) => h("button", {
     type: "button", class: "sample", "aria-label": sample.title, "aria-pressed": "false", onclick: () => use((app) => app.open(sample), i),
@@ -27,9 +28,13 @@ export function begin(host, { samples, about, load }) {
   const root = h("div", { class: "d2l-figure d2l-app", role: "group", "aria-label": "The detector, live", ondragover: (event) => event.preventDefault(), ondrop: dropped },
     h("div", { class: "bar" }, buttons, h("label", { class: "file" }, file, h("span", {}, "your picture …")), camera), body, readout, after);
 
+  /** Say something; a screen reader hears where a movement ends, not every step of it. */
   function tell(text) {
+    readout.setAttribute("aria-busy", "true");
     readout.textContent = text;
     root.dataset.state = text;
+    clearTimeout(spoken);
+    spoken = setTimeout(() => readout.removeAttribute("aria-busy"), 400);
   }
 
   /** Do something with the page that is alive; the first time it has to come alive first. */
@@ -37,11 +42,11 @@ export function begin(host, { samples, about, load }) {
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === pressed)));
     try {
       if (!live) tell("The detector is on its way …");
-      loading ??= load();
-      live ??= (await loading)({ root, body, after, tell });
+      loading ??= load().then((start) => start({ root, body, after, tell }));
+      live = await loading;
       await act(live);
     } catch (error) {
-      loading = live ? loading : null; // so that the reader can try again
+      if (!live) loading = null; // so that the reader can try again
       tell(`That did not work: ${error.message}.`);
     }
   }
@@ -64,7 +69,7 @@ export function begin(host, { samples, about, load }) {
 
   document.addEventListener("paste", pasted);
   host.append(root);
-  tell(`Choose a picture, drop one here, or paste it. The network (${about}) is fetched then and runs in this page: your own pictures never leave it.`);
+  tell(`Choose a picture, drop one here, or paste it. ${about}`);
   return () => {
     live?.end();
     document.removeEventListener("paste", pasted);

@@ -39,6 +39,9 @@ export default {
   render({ model, el }) {
     const { name, about, samples, ...pictures } = model.get("data"), folder = bookFolder();
     const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(pictures[`image${i}`]) }));
-    return begin(el, { about, samples: given, load: () => (folder ? fromBook(folder, name) : fromKernel(model)) });
+    const here = `The network (${about}) is fetched then, and runs in this page: your own pictures never leave it.`;
+    const there = `The network (${about}) runs in the kernel of this notebook: your own pictures go there and no further.`;
+    const load = () => (folder ? fromBook(folder, name) : fromKernel(model));
+    return begin(el, { about: folder ? here : there, samples: given, load });
   },
 };
