@@ -334,7 +334,7 @@ def _tailored(
     folder = recipe is train.FOLDER_RECIPE
     if not folder and own is None and options.start is None:
         return config, None
-    return tailor(
+    config, model = tailor(
         config,
         feed.truth(),
         size,
@@ -344,6 +344,7 @@ def _tailored(
         suggest=folder and not options.fixed_anchors,
         scale_epochs=folder and "epochs" not in options,
     )
+    return replace(config, eval_every=getattr(options, "eval_every", config.eval_every)), model
 
 
 def _model(options: argparse.Namespace) -> tuple[Any, checkpoint.ModelInfo]:
