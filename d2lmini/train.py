@@ -33,9 +33,10 @@ from d2lmini.detect import Detections, detect
 from d2lmini.evaluate import AnchorMetrics, Metrics, anchor_metrics, evaluate
 from d2lmini.losses import LossConfig, ssd_loss
 from d2lmini.matching import Targets, match
-from d2lmini.model import Predictions, TinySSD
+from d2lmini.model import Predictions, TinySSD, set_prior
 
 OPTIMISERS = ("sgd", "adamw")
+SCHEDULES = ("one_cycle", "constant")
 LAST, BEST, HISTORY, LOCK = "last.safetensors", "best.safetensors", "history.json", ".lock"
 
 
@@ -52,12 +53,14 @@ class TrainConfig:
     """Everything that decides how a run goes; `fit` stores it in the checkpoint.
 
     `epochs` passes over the training pictures in batches of `batch_size`; learning rate `lr` after a
-    warm-up of `warmup` (share of all steps), then down a cosine to 0 (one-cycle). `optimiser` is
-    "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped to the norm `clip`. `iou_threshold`
-    is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
-    as they are. `fit` is how photographs got into the network's square ("stretch" or "letterbox", see
-    `data.annotated`); training does not change with it, but a checkpoint has to tell. `keep_allocations`
-    see `runtime.keep_allocations`. `eval_every` epochs, and after the last one, the validation set is
+    warm-up of `warmup` (share of all steps), then down a cosine to 0 (`schedule` "one_cycle"), or all
+    the time ("constant"). `optimiser` is "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped
+    to the norm `clip` (None: never). `prior`: a new network believes in an object with this probability
+    (`set_prior`; None: as it comes). `iou_threshold` is that of matching. `precision`, `device`: "auto"
+    or a name (see `runtime`). `augment` None: pictures as they are. `fit` is how photographs got into the
+    network's square ("stretch" or "letterbox", see `data.annotated`); training does not change with it,
+    but a checkpoint has to tell. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs,
+    and after the last one, the validation set is
     scored. Raises ValueError naming the option that makes no sense.
     """
 
@@ -68,7 +71,9 @@ class TrainConfig:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     warmup: float = 0.15
-    clip: float = 5.0
+    schedule: str = "one_cycle"
+    clip: float | None = 5.0
+    prior: float | None = None
     iou_threshold: float = 0.5
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
@@ -86,15 +91,18 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be > 0")
+            value = getattr(self, name)
+            if not (name == "clip" and value is None) and not value > 0:
+                raise ValueError(f"{name} is {value}: it must be > 0")
         for name, top in (("warmup", 1), ("momentum", 1), ("iou_threshold", 1), ("weight_decay", 1e9)):
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to {top}")
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is {self.optimiser!r}: choose from {OPTIMISERS}")
-        if self.precision not in runtime.PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}: choose from {runtime.PRECISIONS}")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise ValueError(f"prior is {self.prior}: give a probability between 0 and 1, or None")
+        choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": runtime.PRECISIONS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {allowed}")
         placement((1, 1), (1, 1), self.fit)
 
 
@@ -196,6 +204,8 @@ class _Run:
         self.device = runtime.pick_device(config.device)
         self.dtype = runtime.pick_precision(config.precision, self.device)
         self.model = TinySSD(len(classes), train.image_size, config.anchors) if model is None else model
+        if model is None and config.prior is not None:
+            set_prior(self.model, config.prior)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)
         self.layout = layout
@@ -287,14 +297,11 @@ def _train_epoch(run: _Run, train: Feed, stop: _Stop, progress: bool) -> None:
 def train_step(run: _Run, batch: Batch) -> Tensor:
     """One update of the network; returns its class and box loss (2,), on the device."""
     config = run.config
-    rate = one_cycle(
-        run.epoch * run.steps_per_epoch + run.step,
-        run.steps_per_epoch * config.epochs,
-        config.lr,
-        config.warmup,
-    )
-    for group in run.optimiser.param_groups:
-        group["lr"] = rate
+    if config.schedule == "one_cycle":
+        step, steps = (run.steps_per_epoch * n for n in (run.epoch, config.epochs))
+        rate = one_cycle(step + run.step, steps, config.lr, config.warmup)
+        for group in run.optimiser.param_groups:
+            group["lr"] = rate
     batch = batch.to(run.device, non_blocking=True)
     if config.augment is not None:
         generator = _generator(config.seed, run.epoch, run.step)
@@ -304,7 +311,8 @@ def train_step(run: _Run, batch: Batch) -> Tensor:
     losses = ssd_loss(predictions.logits, predictions.offsets, targets, config.loss)
     run.optimiser.zero_grad(set_to_none=True)
     losses.total.backward()
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     run.optimiser.step()
     return torch.stack(losses).detach()
 
@@ -567,7 +575,8 @@ def load_state(run: _Run, out: Path) -> None:
     tensors, record = checkpoint.load_tensors(path)
     if "groups" not in record:
         raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
-    _check_same(record["config"], config_record(run.config), path)
+    saved = config_record(config_from_record(record["config"]))  # with the defaults of newer options
+    _check_same(saved, config_record(run.config), path)
     if tuple(record["model"]["classes"]) != run.classes:
         raise ValueError(f"{path} was trained for the classes {record['model']['classes']}")
     checkpoint.load_weights(run.model, tensors, path)

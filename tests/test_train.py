@@ -335,6 +335,8 @@ def test_precision_and_layout_do_not_change_what_is_learnt(precision, channels_l
         ("optimiser", "adam"),
         ("precision", "float8"),
         ("eval_every", 0),
+        ("schedule", "cosine"),
+        ("prior", 1.0),
     ],
 )
 def test_senseless_options_are_named(option, value):
@@ -373,6 +375,64 @@ def test_one_cycle_rises_and_falls_to_nothing():
     assert rates[59:] == sorted(rates[59:], reverse=True)
     assert 0 <= rates[-1] < 1e-6
     assert all(rate > 0 for rate in (train.one_cycle(0, n, 0.1, w) for n in (1, 2) for w in (0, 1)))
+
+
+def test_a_constant_rate_stays_where_it_is_and_one_cycle_ends_near_0():
+    rates = {
+        schedule: [row["lr"] for row in run(config(schedule=schedule)).history]
+        for schedule in train.SCHEDULES
+    }
+    assert rates["constant"] == [1e-2] * 3
+    assert rates["one_cycle"][-1] < 1e-3
+
+
+def test_without_clipping_a_long_gradient_moves_the_weights_further():
+    moved = []
+    for clip in (1e-3, None):
+        result = run(config(epochs=1, optimiser="sgd", lr=1e-3, momentum=0.0, weight_decay=0.0, clip=clip))
+        before, after = (
+            torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (small_model(), result.model)
+        )
+        moved.append(float((after - before).norm()))
+    assert moved[0] < 1e-5  # 5 steps of at most lr × clip each
+    assert moved[1] > 100 * moved[0]
+
+
+def test_a_new_network_can_start_from_a_prior():
+    """Its first loss is that of a network which believes in background; one that is handed in is left."""
+    data = squares(16, size=64)
+    cfg = TrainConfig(epochs=1, batch_size=16, lr=1e-9, precision="float32", keep_allocations=False)
+    cfg = dataclasses.replace(cfg, loss=LossConfig(negatives=None, cls_normaliser="anchors"))
+    costs = {}
+    for prior in (None, 0.01):
+        result = fit(data, None, CLASSES, dataclasses.replace(cfg, prior=prior), progress=False)
+        costs[prior] = result.history[0]["cls_loss"]
+    assert costs[None] > 0.5
+    assert costs[0.01] < 0.3
+    own = run(config(epochs=1, lr=1e-9, prior=0.01)).history[0]["loss"]
+    assert own == pytest.approx(run(config(epochs=1, lr=1e-9)).history[0]["loss"])
+
+
+def test_a_run_with_random_negatives_resumes_bit_for_bit(tmp_path, monkeypatch):
+    cfg = config(loss=LossConfig(mining="random"))
+    whole = run(cfg)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            run(cfg, out=tmp_path)
+    resumed = run(cfg, out=tmp_path, resume=True)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_a_run_from_before_an_option_existed_resumes(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            run(config(), out=tmp_path)
+    tensors, record = checkpoint.load_tensors(tmp_path / train.LAST)
+    del record["config"]["schedule"], record["config"]["loss"]["mining"]
+    checkpoint.save_tensors(tmp_path / train.LAST, tensors, record)
+    assert len(run(config(), out=tmp_path, resume=True).history) == 3
 
 
 def test_weight_decay_spares_biases_and_normalisation():
