@@ -49,6 +49,7 @@ FLOORS = {
     "widgets": 6,
     "__main__": 6,
 }
+UNLOCKED = {"onnx", "onnxscript"}  # of an extra that neither the book nor the tests need
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -186,6 +187,8 @@ def test_package_has_lower_bounds_only():
 def test_pins_satisfy_the_bounds(version):
     chosen = pins(version)
     for requirement in bounds():
+        if requirement.name in UNLOCKED:
+            continue
         assert requirement.specifier.contains(chosen[canonicalize_name(requirement.name)])
 
 
