@@ -74,16 +74,17 @@ export function startApp({ root, body, after, tell }, model, engine) {
       stopCamera();
       return;
     }
-    const mine = ++request;
-    let last = performance.now();
+    const before = request; // until the first frame is there, a picture on its way keeps its place
+    let last = performance.now(), mine = 0;
     tell("The camera is starting …");
     const stop = await startCamera(async (video) => {
+      mine ||= ++request;
       await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model.size) }, mine);
       const now = performance.now();
       root.dataset.rate = (1000 / (now - last)).toFixed(1);
       last = now;
     }, () => { stopCamera = null, button.textContent = "camera"; });
-    if (mine !== request) return void stop();
+    if (!mine && request !== before) return void stop(); // a picture was chosen meanwhile
     stopCamera = stop, button.textContent = "stop the camera";
     truth.set([]);
   }
@@ -98,7 +99,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
 
   /** Everything anew from the answers; that takes a few milliseconds. */
   function draw() {
-    root.dataset.settings = JSON.stringify([options(), everything.value, marking.value]);
+    body.dataset.settings = JSON.stringify([options(), everything.value, marking.value]);
     if (!answers) return;
     result = detect(answers, options());
     if (chosen) chosen = all().find(({ anchor, label }) => anchor === chosen.anchor && label === chosen.label) ?? outside(chosen.anchor);
