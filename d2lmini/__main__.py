@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from d2lmini import checkpoint, runtime, show, train
+from d2lmini import checkpoint, distributed, runtime, show, train
 from d2lmini.data import PRESETS, collate, load, open_data
 from d2lmini.data.images import read_image, to_tensor
 from d2lmini.detect import SOFT, Detections, detect
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
     except (ValueError, OSError) as error:
         return _complain(error, 2)
-    except train.TrainingDiverged as error:
+    except (train.TrainingDiverged, distributed.RankLost) as error:
         return _complain(error, 1)
     except train.Interrupted as error:
         return _complain(error, 130)
@@ -52,7 +52,10 @@ def _complain(what: object, code: int) -> int:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """`train`: data, training, then the curve, the contact sheet and the score."""
+    """`train`: data, training, then the curve, the contact sheet and the score.
+
+    Started by torchrun, every rank does this, and the first one speaks, writes and draws.
+    """
     recipe = train.recipe(options.data)
     config = _config(recipe.config, options)
     out = Path(options.out)
@@ -67,11 +70,12 @@ def run_train(options: argparse.Namespace) -> None:
     if options.resume and (out / train.LAST).exists():
         _say(f"continuing the run in {out}")
     _say(f"preparing {len(training)} + {len(validation)} pictures of {options.data} ...")
-    progress = not options.quiet
+    progress = not options.quiet and distributed.speaks()
     batch, held_out = (load(d, progress=progress) for d in (training, validation))
     device = runtime.pick_device(config.device)
     precision = str(runtime.pick_precision(config.precision, device)).removeprefix("torch.")
-    _say(f"training on {device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
+    ranks = f"{distributed.launched_ranks()} × " if distributed.launched_ranks() > 1 else ""
+    _say(f"training on {ranks}{device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
     result = train.fit(
         batch,
         held_out,
@@ -81,6 +85,8 @@ def run_train(options: argparse.Namespace) -> None:
         resume=options.resume,
         progress=progress,
     )
+    if not distributed.speaks():
+        return
     show.save(show.plot_history(result.history), out / "curves.png")
     model, info = checkpoint.load_model(out / train.BEST)
     metrics, anchors, found = train.validate(model, held_out, info.classes)
@@ -217,7 +223,8 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if distributed.speaks():
+        print(text, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------- options
@@ -278,6 +285,7 @@ def _add_train(commands: Any) -> None:
     g.add_argument("--box", choices=BOX_LOSSES, help="box loss", default=default)
     g.add_argument("--all-negatives", action="store_true", help="no mining: every anchor counts")
     g.add_argument("--no-augment", action="store_true", help="pictures as they are")
+    _speed_options(p)
     _machine_options(p)
 
 
@@ -336,6 +344,17 @@ def _detection_options(p: argparse.ArgumentParser, score: float) -> None:
     p.add_argument("--iou", type=float, help="NMS removes boxes that overlap a better one more (0.45)")
     p.add_argument("--soft", choices=SOFT, help="Soft-NMS instead of hard NMS")
     p.add_argument("--class-agnostic", action="store_true", help="boxes of all classes compete in NMS")
+
+
+def _speed_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("how it runs (torchrun --nproc-per-node=N -m d2lmini train … uses N devices)")
+    for name, text in (
+        ("compile", "the network through torch.compile"),
+        ("graph", "record a step as a CUDA graph and replay it"),
+        ("deterministic", "equal bits in every run on one device; slower on a GPU"),
+        ("sync-batch-norm", "normalise by the batches of all ranks, not by each rank's own"),
+    ):
+        g.add_argument(f"--{name}", action="store_true", help=text, default=argparse.SUPPRESS)
 
 
 def _machine_options(p: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ divided by the number of positives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -149,16 +150,19 @@ def ssd_loss(
     offsets: Tensor,
     targets: Targets,
     config: LossConfig | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Losses:
     """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
     Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without
-    a single positive is divided by 1. Nothing here waits for the device. Source: SSD,
+    a single positive is divided by 1. Where this is one rank's part of a batch, `total` sums
+    the number of positives over all parts. Nothing here waits for the device. Source: SSD,
     equations 1 to 3.
     """
     config = LossConfig() if config is None else config
     positive = targets.labels > 0
-    count = positive.sum().clamp(min=1)
+    count = positive.sum()
+    count = (count if total is None else total(count)).clamp(min=1)
     cls = _class_loss(logits, targets.labels, config)
     if config.negatives is not None:
         few = config.minimum_negatives

@@ -30,6 +30,8 @@ PYTHON_FOLDERS = ("d2lmini", "tests", "tools", "benchmarks", "experiments", "_ex
 FLOORS = {
     "boxes": 1,
     "runtime": 1,
+    "capture": 1,
+    "distributed": 1,
     "source": 1,
     "anchors": 2,
     "matching": 2,
@@ -39,6 +41,7 @@ FLOORS = {
     "losses": 4,
     "receptive": 4,
     "detect": 4,
+    "feed": 4,
     "evaluate": 4,
     "train": 5,
     "show": 5,

@@ -212,10 +212,10 @@ def test_a_model_file_is_not_a_run(tmp_path):
 def test_nan_stops_with_advice_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     original = train.ssd_loss
 
-    def explode(logits, offsets, targets, loss):
+    def explode(logits, offsets, targets, loss, total):
         if (tmp_path / train.LAST).exists():
             offsets = offsets * math.nan
-        return original(logits, offsets, targets, loss)
+        return original(logits, offsets, targets, loss, total)
 
     monkeypatch.setattr(train, "ssd_loss", explode)
     with pytest.raises(TrainingDiverged, match=r"epoch 2, step 1 .*learning rate"):
