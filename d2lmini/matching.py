@@ -96,14 +96,15 @@ def _assign_piece(boxes: Tensor, anchors: Tensor, iou_threshold: float, entries:
 
 
 def _by_threshold(iou: Tensor, iou_threshold: float, out: Tensor) -> None:
-    """Write each anchor's best object to `out` (N, A) where their IoU reaches the threshold (and is not 0)."""
+    """Write each anchor's best object to `out` (N, A), if their IoU reaches the threshold and is not 0."""
     least = max(iou_threshold, TINY)
     if iou.device.type != "cpu":
         best, thing = iou.max(dim=1)  # (N, A)
         out.copy_(torch.where(best >= least, thing, -1))
         return
     # Few anchors reach the threshold, and the largest value alone comes much faster than its index.
-    picture, anchor = (iou.amax(dim=1) >= least).nonzero(as_tuple=True)
+    best = iou.amax(dim=1) if iou.shape[1] > 1 else iou[:, 0]
+    picture, anchor = (best >= least).nonzero(as_tuple=True)
     out[picture, anchor] = iou.transpose(1, 2)[picture, anchor].argmax(-1)
 
 
@@ -126,15 +127,14 @@ def _greedy(table: _Table) -> tuple[Tensor, Tensor]:
     n, g, a = table.shape
     value, anchor = table.favourites()  # (N, G): each object's favourite among the free anchors
     found = torch.zeros_like(value, dtype=torch.bool)
-    taken = value.new_zeros(n, a + 1)  # 2 where an anchor is gone; the last column is a waste bin
     for _ in range(min(g, a)):  # every round settles at least the largest IoU left
-        settled = _settled(table.wishes(anchor), value, ~found & (value > 0))
-        found = found | settled
-        taken.scatter_(1, torch.where(settled, anchor, a), 2.0)
+        found = found | _settled(table.wishes(anchor), value, ~found & (value > 0))
         waiting = ~found & (value > 0)
         # On the CPU a look costs nothing; on a GPU it would wait for the device, so all rounds run.
         if value.device.type == "cpu" and not waiting.any():
             break
+        taken = value.new_zeros(n, a + 1)  # 2 where an anchor is gone; the last column is a waste bin
+        taken.scatter_(1, torch.where(found, anchor, a), 2.0)
         disappointed = waiting & (taken.gather(1, anchor) > 0)
         value, anchor = table.look_again(value, anchor, taken, disappointed)
     return anchor, found
@@ -278,18 +278,24 @@ class _Lists(_Strips):
         if self.length == 1:
             value, anchor = iou.max(dim=-1, keepdim=True)
         else:
-            value, anchor = _leading(iou, min(self.length, iou.shape[-1]))
+            value, anchor = leading(iou, min(self.length, iou.shape[-1]))
         anchor = anchor + start
         if self.best is not None:  # the earlier strip first: among equals it is the better one
             value = torch.cat([self.best[0], value], dim=-1)
             anchor = torch.cat([self.best[1], anchor], dim=-1)
-            value, index = _leading(value, min(self.length, value.shape[-1]))
+            value, index = leading(value, min(self.length, value.shape[-1]))
             anchor = anchor.gather(-1, index)
         self.best = value, anchor
 
 
-def _leading(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest along the last dimension, falling, the earlier among equals; values ≥ 0."""
+def leading(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest along the last dimension and where they stood, the earlier among equals first.
+
+    For values ≥ 0; nothing here waits for the device.
+
+    >>> leading(torch.tensor([0.5, 0.0, 0.7, 0.5]), 3)
+    (tensor([0.7000, 0.5000, 0.5000]), tensor([2, 0, 3]))
+    """
     if values.dtype != torch.float32:
         ordered = values.sort(dim=-1, descending=True, stable=True)
         return ordered.values[..., :count], ordered.indices[..., :count]
