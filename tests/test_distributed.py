@@ -281,6 +281,19 @@ def test_a_rank_that_dies_ends_the_others_with_a_message(tmp_path):
     alike(trained(tmp_path, resume=True), trained())
 
 
+def test_a_rank_that_is_told_to_end_says_why():
+    """torchrun ends the ranks that are left with SIGTERM."""
+
+    def body(mine):
+        if mine.rank == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return "went on"
+
+    said, other = together(body)
+    assert said.startswith("RankLost: rank 0 of 2 stops, because another rank ended")
+    assert other == "went on"
+
+
 def test_what_a_network_raises_is_not_taken_for_a_lost_rank():
     def body(mine):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
