@@ -32,19 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
-        return _complain(error, 2)
-    except (train.TrainingDiverged, distributed.RankLost) as error:
-        return _complain(error, 1)
+    except distributed.RefusedByFirst:
+        return 2
+    except (ValueError, OSError, distributed.RankLost) as error:  # of one rank, which has to say it
+        return _complain(error, 1 if isinstance(error, distributed.RankLost) else 2)
+    except train.TrainingDiverged as error:
+        return _complain(error, 1, distributed.speaks())
     except train.Interrupted as error:
-        return _complain(error, 130)
+        return _complain(error, 130, distributed.speaks())
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     return 0
 
 
-def _complain(what: object, code: int) -> int:
-    print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
+def _complain(what: object, code: int, aloud: bool = True) -> int:
+    if aloud:
+        print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
     return code
 
 

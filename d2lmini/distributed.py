@@ -33,6 +33,10 @@ class RankLost(RuntimeError):
     """Another process of the run ended or no longer answers; the message says how to go on."""
 
 
+class RefusedByFirst(ValueError):
+    """What rank 0 refused, on the others: it has said so already."""
+
+
 @dataclass(frozen=True)
 class Ranks:
     """This process among those of the run: number `rank` of `world`, and number `local` on its machine.
@@ -74,7 +78,8 @@ class Ranks:
     def agree(self, decide: Callable[[], Any], device: torch.device | str = "cpu") -> Any:
         """What rank 0 decides, on all ranks: any value that JSON can tell.
 
-        A ValueError on rank 0 is raised on all, so that none waits for a rank that gave up.
+        A ValueError on rank 0 is raised on all (on the others as RefusedByFirst), so that none waits for a
+        rank that gave up.
         """
         if self.alone:
             return decide()
@@ -86,7 +91,7 @@ class Ranks:
                 error, answer = failed, {"error": str(failed)}
         answer = _tell(answer, device)
         if "error" in answer:
-            raise error or ValueError(answer["error"])
+            raise error or RefusedByFirst(answer["error"])
         return answer["value"]
 
     def same(self, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> dict[str, Tensor]:
