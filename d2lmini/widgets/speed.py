@@ -31,11 +31,11 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def where_and_when(result: dict[str, Any]) -> str:
-    """Machine, threads, versions and date of a measurement, in one line."""
+    """Machine, threads and date of a measurement, and under them the versions."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
     threads = f"{machine['threads']} thread{'s'[: machine['threads'] > 1]}"
-    return f"{machine['cpu']}, {threads}, Python {machine['python']}, {versions}; {result['date']}"
+    return f"{machine['cpu']}, {threads}; {result['date']}\nPython {machine['python']}, {versions}"
 
 
 class Loops(Figure):
