@@ -2,7 +2,8 @@
 
 The convolutions are the floor: the same layers on the same shapes, forward and backward, in the same
 precision and layout, with everything between them left out. Both take turns in one process, which keeps its
-large buffers as `fit` does. Then torch's profiler says where the rest of the step goes.
+large buffers as `fit` does. Then torch's profiler says where the rest of the step goes. It runs on one
+thread and counts the processor's time, so that a busy machine does not count (see `benchmarks.anatomy`).
 
 The page on speed shows the result, so it goes into the package: `d2lmini/widgets/results/`.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,8 @@ def measure(precision: str, steps: int, size: int = step.BATCH) -> dict[str, Any
     batch = step.pictures(size)
     run = make_run(batch, precision)
     one = lambda: train.train_step(run, batch)  # noqa: E731
-    taken = alternate({"step": one, "floor": convolutions(run, batch)}, Effort(least=steps, most=steps))
+    both = {"step": one, "floor": convolutions(run, batch)}
+    taken = alternate(both, Effort(least=steps, most=steps), time.process_time)
     whole, floor = (statistics.median(taken[name]) * 1e3 for name in ("step", "floor"))
     share = parts(one, max(1, steps // 2))
     return {
@@ -123,10 +126,18 @@ def measure(precision: str, steps: int, size: int = step.BATCH) -> dict[str, Any
 def run(steps: int, batch: int = step.BATCH) -> dict[str, Any]:
     """The whole result, with the machine it is from."""
     runtime.keep_allocations()
-    rows = []
-    for precision in PRECISIONS:
-        rows.append(measure(precision, steps, batch))
-        print(line(rows[-1]), file=sys.stderr, flush=True)
+    threads, rows = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for precision in PRECISIONS:
+            rows.append(measure(precision, steps, batch))
+            print(line(rows[-1]), file=sys.stderr, flush=True)
+        return _result(rows, batch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _result(rows: list[dict[str, Any]], batch: int) -> dict[str, Any]:
     return {"date": machine.today(), "machine": machine.describe(), "batch": batch, "aim": AIM, "rows": rows}
 
 

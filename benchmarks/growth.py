@@ -2,7 +2,8 @@
 
 One size at a time grows, from what a laptop is given to what a large data set asks for, and all else stays.
 On a processor each point is measured in a process of its own, forked, so that the largest memory it ever
-held is the point's; on a GPU the device keeps that account. A curve ends early where a point takes longer
+held is the point's, on one thread, and what is counted is the processor's time, so that a busy machine does
+not count; on a GPU the device keeps account of its memory. A curve ends early where a point takes longer
 than `--limit` seconds or the next would not fit into the memory that is free.
 
 A step in a curve that is steeper than the work it does is a cliff: `steepest` says how many times more than
@@ -126,15 +127,16 @@ CURVES = (
 
 def point(curve: Curve, size: int, device: torch.device, repeats: int) -> dict[str, float]:
     """Median seconds of a size, after one call to warm up, and the bytes it needed beyond the start."""
+    clock = time.perf_counter if device.type == "cuda" else time.process_time
     runtime.keep_allocations()
     start = held(device)
     work = curve.prepare(size, device)
     taken = []
     for _ in range(repeats + 1):
-        begin = time.perf_counter()
+        begin = clock()
         work()
         wait(device)
-        taken.append(time.perf_counter() - begin)
+        taken.append(clock() - begin)
     return {"seconds": statistics.median(taken[1:]), "bytes": held(device) - start}
 
 
@@ -228,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.repeats < 1 or not options.limit > 0:
         parser.error("--repeats must be at least 1, and --limit above 0")
     device = runtime.pick_device(options.device)
+    torch.set_num_threads(1)
     curves = []
     for curve in CURVES:
         curves.append(measure(curve, device, options.repeats, options.limit))

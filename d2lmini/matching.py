@@ -147,6 +147,8 @@ def _settled(wish: Tensor, value: Tensor, waiting: Tensor) -> Tensor:
     each object's IoU with its own.
     """
     g = value.shape[1]
+    if g == 1:
+        return waiting
     own = value.unsqueeze(1)
     earlier = torch.ones(g, g, dtype=torch.bool, device=wish.device).triu(1)
     rival = (wish > own) | ((wish == own) & earlier)
