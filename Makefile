@@ -1,6 +1,6 @@
 # One target a job. Each makes its own .venv when it is missing or stale; all it needs is make and Python >= 3.10.
 #   PYTHON=python3.12   the interpreter to make .venv with
-#   ARGS="..."          further arguments for test, lab, train and bench
+#   ARGS="..."          further arguments for test, lab, train, bench and experiments
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,12 +14,12 @@ export MPLCONFIGDIR := $(CURDIR)/.venv/config/matplotlib
 export IPYTHONDIR := $(CURDIR)/.venv/config/ipython
 
 .DEFAULT_GOAL := help
-.PHONY: help book test check lab notebooks train bench clean venv
+.PHONY: help book test check lab notebooks train bench experiments clean venv
 
 help: ## list what can be made
 	@echo "make TARGET, where TARGET is one of"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
-	@echo "PYTHON=python3.12 chooses the interpreter, ARGS=\"...\" adds arguments to test, lab, train and bench."
+	@echo "PYTHON=python3.12 chooses the interpreter, ARGS=\"...\" adds arguments to test, lab, train, bench and experiments."
 
 book: venv ## build the book from the notebooks as they are stored (seconds)
 	@echo "Building the book ..."
@@ -53,6 +53,11 @@ train: venv ## train a detector on generated bananas, score it, draw its data (m
 bench: venv ## measure d2lmini beside its peers (needs the network once)
 	@echo "Measuring d2lmini beside its peers ..."
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+experiments: venv ## train what the experiments still lack, then write their tables (hours)
+	@echo "Computing the missing rows; Ctrl-C ends it, and the next time it goes on ..."
+	@OMP_NUM_THREADS=1 $(BIN)/python -m experiments run $(ARGS)
+	@$(BIN)/python -m experiments tables
 
 clean: ## remove what was built, but not .venv or runs/
 	@echo "Removing _build and caches ..."

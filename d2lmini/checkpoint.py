@@ -33,10 +33,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a saved detector needs to be used: names of its classes, and free notes (recipe, AP, …)."""
+    """What a saved detector needs to be used: names of its classes, free notes (recipe, AP, …), and how
+    pictures get into its square ("stretch" or "letterbox", see `data.annotated`)."""
 
     classes: tuple[str, ...]
     notes: dict[str, Any] = field(default_factory=dict)
+    fit: str = "stretch"
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -111,6 +113,7 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "ratios": model.anchor_spec.ratios,
         "backbone": backbone.options if isinstance(backbone, TinyBackbone) else None,
         "notes": info.notes,
+        "fit": info.fit,
     }
 
 
@@ -122,7 +125,7 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
         backbone = TinyBackbone(**record["backbone"])
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
-    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]))
+    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]), record.get("fit", "stretch"))
 
 
 def save_model(path: str | Path, model: TinySSD, info: ModelInfo) -> None:

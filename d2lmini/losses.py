@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from d2lmini.boxes import box_area, decode
 from d2lmini.matching import Targets
 
 
@@ -109,13 +110,36 @@ def hard_negatives(loss: Tensor, labels: Tensor, ratio: float = 3.0, minimum: in
     return (rank < wanted) & ~positive
 
 
+def giou_loss(offsets: Tensor, wanted: Tensor) -> Tensor:
+    """1 − GIoU (...) of the boxes that two sets of offsets (..., 4) make of one anchor, from 0 to 2.
+
+    Which anchor does not matter: moving it or stretching an axis changes all areas by one factor, and
+    GIoU is a ratio of areas. So offsets are enough. Source: Rezatofighi et al. 2019, algorithm 2.
+
+    >>> giou_loss(torch.zeros(4), torch.tensor([10.0, 0.0, 0.0, 0.0]))  # side by side, touching
+    tensor(1.)
+    """
+    unit = offsets.new_full((4,), 0.5)
+    unit[:2] = -0.5
+    a, b = decode(unit, offsets), decode(unit, wanted)
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    inter = box_area(torch.cat([low, high], dim=-1))
+    union = box_area(a) + box_area(b) - inter
+    low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
+    hull = box_area(torch.cat([low, high], dim=-1))
+    return 2 - inter / union - union / hull
+
+
 @dataclass(frozen=True)
 class LossConfig:
     """How `ssd_loss` weighs and selects.
 
-    `cls` is "cross_entropy" or "focal"; `box` "smooth_l1" (with `sigma`), "l1" or "l2". `negatives` is
-    how many hard negatives count per positive, None for all of them (as focal loss wants). An image
-    without objects contributes `minimum_negatives`. Raises ValueError naming the option.
+    `cls` is "cross_entropy" or "focal"; `box` "smooth_l1" (with `sigma`), "l1", "l2" or "giou".
+    `negatives` is how many negatives count per positive, None for all of them (as focal loss wants);
+    `mining` says which, the "hard" ones or "random" ones. An image without objects contributes
+    `minimum_negatives`. A loss is the sum over anchors divided by the number of "positives", or, as in
+    D2L, its mean over all "anchors" (the box loss: over all four numbers of each): `cls_normaliser`,
+    `box_normaliser`. Raises ValueError naming the option.
     """
 
     cls: str = "cross_entropy"
@@ -127,9 +151,12 @@ class LossConfig:
     minimum_negatives: int = 3
     cls_weight: float = 1.0
     box_weight: float = 1.0
+    mining: str = "hard"
+    cls_normaliser: str = "positives"
+    box_normaliser: str = "positives"
 
     def __post_init__(self) -> None:
-        for name, allowed in (("cls", CLASS_LOSSES), ("box", BOX_LOSSES)):
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"loss {name}={getattr(self, name)!r}: choose from {allowed}")
         for name in ("cls_weight", "box_weight", "gamma", "minimum_negatives"):
@@ -142,7 +169,16 @@ class LossConfig:
 
 
 CLASS_LOSSES = ("cross_entropy", "focal")
-BOX_LOSSES = ("smooth_l1", "l1", "l2")
+BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
+MINING = ("hard", "random")
+NORMALISERS = ("positives", "anchors")
+CHOICES = {
+    "cls": CLASS_LOSSES,
+    "box": BOX_LOSSES,
+    "mining": MINING,
+    "cls_normaliser": NORMALISERS,
+    "box_normaliser": NORMALISERS,
+}
 
 
 def ssd_loss(
@@ -155,9 +191,9 @@ def ssd_loss(
     """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
     Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without
-    a single positive is divided by 1. Where this is one rank's part of a batch, `total` sums
-    the number of positives over all parts. Nothing here waits for the device. Source: SSD,
-    equations 1 to 3.
+    a single positive is divided by 1. Where this is one rank's part of a batch, `total` sums numbers
+    over all parts. Random negatives come from torch's own generator. Nothing here waits for the
+    device. Source: SSD, equations 1 to 3.
     """
     config = LossConfig() if config is None else config
     positive = targets.labels > 0
@@ -166,13 +202,16 @@ def ssd_loss(
     cls = _class_loss(logits, targets.labels, config)
     if config.negatives is not None:
         few = config.minimum_negatives
-        cls = cls * (positive | hard_negatives(cls, targets.labels, config.negatives, few))
+        rank = cls if config.mining == "hard" else torch.rand_like(cls)
+        cls = cls * (positive | hard_negatives(rank, targets.labels, config.negatives, few))
     # Masked before the loss: the square of a background anchor's wild prediction is inf,
     # and inf · 0 is NaN.
-    difference = torch.where(positive.unsqueeze(-1), offsets - targets.offsets, 0)
-    box = _box_loss(difference, config)
+    offsets = torch.where(positive.unsqueeze(-1), offsets, 0)
+    box = _box_loss(offsets, targets.offsets, config)
     cls, box = config.cls_weight * cls.sum(), config.box_weight * box.sum()
-    return Losses(cls / count, box / count)
+    anchors = positive.numel() if total is None else total(count.new_full((), positive.numel()))
+    cls = cls / (count if config.cls_normaliser == "positives" else anchors)
+    return Losses(cls, box / (count if config.box_normaliser == "positives" else 4 * anchors))
 
 
 def _class_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
@@ -181,7 +220,11 @@ def _class_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
     return cross_entropy(logits, labels)
 
 
-def _box_loss(difference: Tensor, config: LossConfig) -> Tensor:
+def _box_loss(offsets: Tensor, wanted: Tensor, config: LossConfig) -> Tensor:
+    """The loss of each offset (N, A, 4), or of each box (N, A); 0 where both agree."""
+    if config.box == "giou":
+        return giou_loss(offsets, wanted)
+    difference = offsets - wanted
     if config.box == "smooth_l1":
         return smooth_l1(difference, config.sigma)
     return difference.abs() if config.box == "l1" else 0.5 * difference**2

@@ -51,12 +51,19 @@ class TinyBackbone(nn.Module):
 
     `channels` are those of the base network's blocks, each of which halves the picture; the last is the
     first map. Then come `extra` more halvings of `width` channels, and one map of a single pixel. With
-    the defaults a picture of 256 gives maps of 32, 16, 8, 4 and 1 pixels.
+    the defaults a picture of 256 gives maps of 32, 16, 8, 4 and 1 pixels. `finer` blocks of the base
+    network before its last give a map, too: 1 puts one of 64 pixels in front.
     """
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64), width: int = 128, extra: int = 3) -> None:
+    def __init__(
+        self, channels: Sequence[int] = (16, 32, 64), width: int = 128, extra: int = 3, finer: int = 0
+    ) -> None:
         super().__init__()
-        self.options = {"channels": list(channels), "width": width, "extra": extra}
+        if not 0 <= finer < len(channels):
+            raise ValueError(
+                f"finer is {finer}: the base network can give 0 to {len(channels) - 1} more maps"
+            )
+        self.options = {"channels": list(channels), "width": width, "extra": extra, "finer": finer}
         pairs = zip((3, *channels[:-1]), channels, strict=True)
         self.base = nn.Sequential(*(downsample(i, o) for i, o in pairs))
         sizes = [channels[-1], *[width] * extra]
@@ -65,9 +72,11 @@ class TinyBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps [(N, C, H, W)], finest first, of normalised pixels (N, 3, H, W)."""
-        maps = [self.base(x)]
-        for block in self.blocks:
-            maps.append(block(maps[-1]))
+        first = len(self.base) - 1 - self.options["finer"]
+        maps = []
+        for i, block in enumerate((*self.base, *self.blocks)):
+            x = block(x)
+            maps += [x] if i >= first else []
         # amax instead of AdaptiveMaxPool2d(1): the same number, and it exports for any size
         return [*maps, maps[-1].amax(dim=(2, 3), keepdim=True)]
 

@@ -106,6 +106,39 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before[1]
 
 
+def free_memory() -> int | None:
+    """Bytes that this process may still use: the system's, or what its container leaves; None: unknown."""
+    room = [_system_memory(), _container_memory()]
+    return min((value for value in room if value is not None), default=None)
+
+
+def _system_memory() -> int | None:
+    try:
+        with open("/proc/meminfo") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container_memory(root: str = "/sys/fs/cgroup") -> int | None:
+    """What a control group (version 2, or 1) leaves; None where there is none or it sets no limit."""
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(f"{root}/{most}") as a, open(f"{root}/{used}") as b:
+                return max(0, int(a.read()) - int(b.read()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
+
+
 def describe() -> dict[str, str | int]:
     """The machine in a few words, for the record beside every measured number."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"

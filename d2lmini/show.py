@@ -749,6 +749,33 @@ def plot_panels(
     return figure
 
 
+def plot_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, baseline: str | None = None) -> Drawing:
+    """Repeated measurements, a row for each name: {title: {name: values}}, panels side by side.
+
+    Each value is a dot, their mean a bar across; a dashed line goes down from the mean of `baseline`. Rows
+    stand in the order of the first panel that has them. Raises ValueError without panels or values.
+    """
+    names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
+    if not names or any(len(values) == 0 for rows in panels.values() for values in rows.values()):
+        raise ValueError("there is nothing to draw: pass panels with names, and a value or more for each")
+    figure = _drawing(300 + 330 * len(panels), 100 + 34 * len(names))
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        _style(ax, title, "")
+        for name, values in rows.items():
+            y, colour = names.index(name), CURVES[name == baseline]
+            ax.plot(values, [y] * len(values), "o", color=colour, markersize=4, alpha=0.6)
+            ax.plot([sum(values) / len(values)], [y], "|", color=colour, markersize=14, markeredgewidth=2)
+        if baseline in rows:
+            middle = sum(rows[baseline]) / len(rows[baseline])
+            ax.axvline(middle, color=CURVES[1], linewidth=0.8, linestyle="--")
+        ax.set_xlim(left=0)
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)  # the first row on top
+    figure.tight_layout(pad=1.2, w_pad=2.0)
+    return figure
+
+
 class Boxes(NamedTuple):
     """Boxes of one kind over a picture: corners (B, 4), one colour or one each, and how to draw them."""
 

@@ -6,7 +6,7 @@ epoch, step), so a run that was interrupted anywhere goes on exactly as if it ha
 
 The same loop runs on a processor, on a GPU and on several (`distributed`): a batch is the whole run's,
 and each rank works on its share. On a GPU no step waits for the device: pictures are there before they
-are needed (`feed`), the learning rate is a number on the device, and losses are looked at now and then.
+are needed (`delivery`), the learning rate is a number on the device, and losses are looked at now and then.
 With `graph` a whole step is recorded and replayed (`capture`).
 """
 
@@ -26,23 +26,27 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from d2lmini import checkpoint, distributed, runtime
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
 from d2lmini.capture import Compiled, Recorded
 from d2lmini.data.augment import AugmentConfig, Lots, augment_batch, draw_lots
-from d2lmini.data.samples import Batch
+from d2lmini.data.feed import Feed, as_feed
+from d2lmini.data.images import placement
+from d2lmini.data.samples import Batch, Sample, concatenate
+from d2lmini.delivery import Delivery
 from d2lmini.detect import Detections, detect
 from d2lmini.distributed import Ranks
 from d2lmini.evaluate import AnchorMetrics, Metrics, anchor_metrics, evaluate
-from d2lmini.feed import Feed, Order
 from d2lmini.losses import LossConfig, ssd_loss
 from d2lmini.matching import Targets, match
-from d2lmini.model import Predictions, TinySSD
+from d2lmini.model import Predictions, TinySSD, set_prior
 
 OPTIMISERS = ("sgd", "adamw")
 LOOK = 50  # steps between two looks at the loss on a GPU, where a look is a stop
+SCHEDULES = ("one_cycle", "constant")
 LAST, BEST, HISTORY, LOCK = "last.safetensors", "best.safetensors", "history.json", ".lock"
 
 
@@ -59,11 +63,14 @@ class TrainConfig:
     """Everything that decides how a run goes; `fit` stores it in the checkpoint.
 
     `epochs` passes over the training pictures in batches of `batch_size`; learning rate `lr` after a
-    warm-up of `warmup` (share of all steps), then down a cosine to 0 (one-cycle). `optimiser` is
-    "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped to the norm `clip`. `iou_threshold`
-    is that of matching. `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures
-    as they are. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs, and after the
-    last one, the validation set is scored.
+    warm-up of `warmup` (share of all steps), then down a cosine to 0 (`schedule` "one_cycle"), or all
+    the time ("constant"). `optimiser` is "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped
+    to the norm `clip` (None: never). `prior`: a new network believes in an object with this probability
+    (`set_prior`; None: as it comes). `iou_threshold` is that of matching. `precision`, `device`: "auto"
+    or a name (see `runtime`). `augment` None: pictures as they are. `fit` is how photographs got into the
+    network's square ("stretch" or "letterbox", see `data.annotated`); training does not change with it,
+    but a checkpoint has to tell. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs,
+    and after the last one, the validation set is scored.
 
     `compile` sends the network through torch.compile; `graph` records a whole step as a CUDA graph; where
     either cannot be had, a warning says so and the run goes on without. `sync_batch_norm` normalises by the
@@ -78,11 +85,14 @@ class TrainConfig:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     warmup: float = 0.15
-    clip: float = 5.0
+    schedule: str = "one_cycle"
+    clip: float | None = 5.0
+    prior: float | None = None
     iou_threshold: float = 0.5
     loss: LossConfig = field(default_factory=LossConfig)
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     anchors: AnchorSpec = TINY_SSD_ANCHORS
+    fit: str = "stretch"
     precision: str = "auto"
     device: str = "auto"
     channels_last: bool = True
@@ -99,15 +109,19 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be > 0")
+            value = getattr(self, name)
+            if not (name == "clip" and value is None) and not value > 0:
+                raise ValueError(f"{name} is {value}: it must be > 0")
         for name, top in (("warmup", 1), ("momentum", 1), ("iou_threshold", 1), ("weight_decay", 1e9)):
             if not 0 <= getattr(self, name) <= top:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be from 0 to {top}")
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is {self.optimiser!r}: choose from {OPTIMISERS}")
-        if self.precision not in runtime.PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}: choose from {runtime.PRECISIONS}")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise ValueError(f"prior is {self.prior}: give a probability between 0 and 1, or None")
+        choices = {"optimiser": OPTIMISERS, "schedule": SCHEDULES, "precision": runtime.PRECISIONS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose from {allowed}")
+        placement((1, 1), (1, 1), self.fit)
 
 
 class Recipe(NamedTuple):
@@ -145,6 +159,7 @@ def recipe(data: str = "bananas") -> Recipe:
     return RECIPES.get(data, FOLDER_RECIPE)
 
 
+Pictures = Batch | Dataset[Sample] | Feed  # annotated pictures as they are held, or as they are read
 OnEpoch = Callable[[TinySSD, dict[str, Any]], None]
 
 
@@ -158,8 +173,8 @@ class FitResult(NamedTuple):
 
 
 def fit(
-    train: Batch,
-    validation: Batch | None,
+    train: Pictures,
+    validation: Pictures | None,
     classes: Sequence[str],
     config: TrainConfig | None = None,
     *,
@@ -169,9 +184,10 @@ def fit(
     progress: bool = True,
     on_epoch: OnEpoch | None = None,
 ) -> FitResult:
-    """Train a detector on pictures held in memory and score it on others after every epoch.
+    """Train a detector on annotated pictures and score it on others after every epoch.
 
-    `train` and `validation` are whole data sets (see `data.load`). `model` starts from a network of your
+    `train` and `validation` are whole data sets: in memory (see `data.load`), or left on disk for other
+    processes to read ahead (see `data.feed`), with the same result. `model` starts from a network of your
     own instead of a new TinySSD. With `out`, that folder receives last.safetensors and best.safetensors
     (by COCO AP) and history.json after every epoch; `resume` continues what is there, bit for bit on one
     CPU, and starts anew where nothing is. Raises ValueError for data or options that do not fit (a folder
@@ -186,6 +202,7 @@ def fit(
     row of the history. It may use both and draw random numbers: training goes on as if it had not.
     """
     config = TrainConfig() if config is None else config
+    train, validation = as_feed(train), None if validation is None else as_feed(validation)
     _check_data(train, validation, classes)
     if config.keep_allocations:
         runtime.keep_allocations()
@@ -208,26 +225,28 @@ class _Run:
 
     def __init__(
         self,
-        train: Batch,
+        train: Pictures,
         classes: Sequence[str],
         config: TrainConfig,
         model: TinySSD | None,
         device: torch.device | None = None,
         ranks: Ranks | None = None,
     ) -> None:
+        train = as_feed(train)
         self.config, self.classes = config, tuple(classes)
         self.ranks = Ranks() if ranks is None else ranks
         self.device = runtime.pick_device(config.device) if device is None else device
         self.dtype = runtime.pick_precision(config.precision, self.device)
-        self.count = len(train.images)
+        self.count = len(train)
         _check_shares(self)
-        size = tuple(train.images.shape[2:])
-        self.model = TinySSD(len(classes), size, config.anchors) if model is None else model
+        self.model = TinySSD(len(classes), train.image_size, config.anchors) if model is None else model
+        if model is None and config.prior is not None:
+            set_prior(self.model, config.prior)
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(self.device, memory_format=self.layout)
         self.network = _network(self)
         self.optimiser = make_optimiser(self.model, config)
-        self.feed = Feed(train, self.device)
+        self.delivery = Delivery(train, self.device)
         self.advance = _step_function(self)
         self.epoch = self.step = 0  # epochs done; steps done of the present one
         self.steps_per_epoch = max(1, self.count // config.batch_size)
@@ -271,7 +290,7 @@ def _step_function(run: _Run) -> Callable[[Batch, Lots | None], Tensor]:
 
 def _train(
     run: _Run,
-    validation: Batch | None,
+    validation: Feed | None,
     out: Path | None,
     stop: _Stop,
     progress: bool,
@@ -321,7 +340,7 @@ def _train_epoch(run: _Run, stop: _Stop, progress: bool) -> None:
         leave=False,
         disable=not progress,
     )
-    for step, (batch, lots) in zip(bar, run.feed.batches(_orders(run)), strict=True):
+    for step, (batch, lots) in zip(bar, _batches(run), strict=True):
         _set_rate(run)
         run.totals = run.totals + run.advance(batch, lots)
         run.step, run.seconds = step + 1, time.perf_counter() - start
@@ -334,28 +353,34 @@ def _train_epoch(run: _Run, stop: _Stop, progress: bool) -> None:
     run.seconds = time.perf_counter() - start
 
 
-def _orders(run: _Run) -> Iterator[Order]:
+def _batches(run: _Run) -> Iterator[tuple[Batch, Lots | None]]:
     """What this rank works on in every step of the epoch that is still to be done.
 
     Order and lots are those of the whole batch, whatever the number of ranks.
     """
+    order = torch.randperm(run.count, generator=_generator(run.config.seed, run.epoch))
+    chosen = order.split(run.config.batch_size)[run.step : run.steps_per_epoch]
+    return run.delivery.batches([run.ranks.share(index) for index in chosen], _lots(run, chosen))
+
+
+def _lots(run: _Run, chosen: Sequence[Tensor]) -> Iterator[Lots | None]:
+    """This rank's part of the lots of each of the whole batches."""
     config = run.config
-    order = torch.randperm(run.count, generator=_generator(config.seed, run.epoch))
-    for step in range(run.step, run.steps_per_epoch):
-        index = order[step * config.batch_size : (step + 1) * config.batch_size]
-        lots = None
-        if config.augment is not None:
+    for step, index in enumerate(chosen, start=run.step):
+        if config.augment is None:
+            yield None
+        else:
             generator = _generator(config.seed, run.epoch, step)
             lots = draw_lots(len(index), config.augment, generator)
-            lots = Lots(*map(run.ranks.share, lots))
-        yield Order(run.ranks.share(index), lots)
+            yield Lots(*map(run.ranks.share, lots))
 
 
 def _set_rate(run: _Run) -> None:
     """The learning rate of the coming step."""
     config = run.config
-    done, steps = run.epoch * run.steps_per_epoch + run.step, run.steps_per_epoch * config.epochs
-    _put_rate(run.optimiser, one_cycle(done, steps, config.lr, config.warmup))
+    if config.schedule == "one_cycle":
+        step, steps = (run.steps_per_epoch * n for n in (run.epoch, config.epochs))
+        _put_rate(run.optimiser, one_cycle(step + run.step, steps, config.lr, config.warmup))
 
 
 def _put_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -385,10 +410,11 @@ def train_step(run: _Run, batch: Batch, lots: Lots | None = None) -> Tensor:
         batch = augment_batch(batch, config.augment, lots)
     targets = match(run.model.anchors, batch.boxes, batch.labels, config.iou_threshold)
     predictions = _forward(run.network, batch.images, run.device, run.dtype, run.layout)
-    losses = ssd_loss(*predictions, targets, config.loss, run.ranks.total)
+    losses = ssd_loss(*predictions, targets, config.loss, None if run.ranks.alone else run.ranks.total)
     run.optimiser.zero_grad(set_to_none=True)
     (losses.total * run.ranks.world).backward()  # what the ranks average is then a sum
-    nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(run.model.parameters(), config.clip)
     run.optimiser.step()
     return torch.stack(losses).detach()
 
@@ -461,7 +487,7 @@ def predict(
 
 def validate(
     model: TinySSD,
-    validation: Batch,
+    validation: Pictures,
     classes: Sequence[str],
     *,
     iou_threshold: float = 0.5,
@@ -475,48 +501,61 @@ def validate(
     in its share of the pictures, and all get everything.
     """
     ranks = Ranks() if ranks is None else ranks
-    whole = validation
-    validation = whole if ranks.alone else whole.select(ranks.share(torch.arange(len(whole.images))))
+    feed = as_feed(validation)
+    chosen = ranks.share(torch.arange(len(feed))).split(32)
     found: list[Detections] = []
+    truth: list[Batch] = []
     anchors: AnchorMetrics | int = 0
-    for start, predictions in predict(model, validation.images, precision=precision):
-        part = validation.select(slice(start, start + len(predictions.logits)))
-        part = part._replace(images=part.images[:0]).to(model.anchors.device)
+    for batch in feed.batches([index for index in chosen if len(index)]):
+        ((_, predictions),) = predict(model, batch.images, precision=precision)
+        truth.append(batch._replace(images=batch.images[:0]))
+        part = truth[-1].to(model.anchors.device)
         targets: Targets = match(model.anchors, part.boxes, part.labels, iou_threshold)
         anchors = anchors + anchor_metrics(predictions, targets)
         found += detect(predictions.logits, predictions.offsets, model.anchors, **options)
     if not ranks.alone:
-        anchors, found = _gathered(anchors, found, len(whole.images), model.anchors.device, ranks)
-    size = tuple(whole.images.shape[2:])
-    metrics = evaluate(found, whole.boxes, whole.labels, classes=classes, image_size=size)
+        anchors, found, truth = _gathered(anchors, found, truth, model.anchors.device, ranks)
+    _, boxes, labels = concatenate(truth)
+    metrics = evaluate(found, boxes, labels, classes=classes, image_size=model.image_size)
     return metrics, anchors, found
 
 
 def _gathered(
-    anchors: AnchorMetrics | int, found: list[Detections], count: int, device: torch.device, ranks: Ranks
-) -> tuple[AnchorMetrics, list[Detections]]:
-    """What every rank measured and found, put together in the order of the pictures."""
+    anchors: AnchorMetrics | int,
+    found: list[Detections],
+    truth: list[Batch],
+    device: torch.device,
+    ranks: Ranks,
+) -> tuple[AnchorMetrics, list[Detections], list[Batch]]:
+    """What every rank measured and found, and the truth, in the order of the pictures.
+
+    A rank may have had no picture at all.
+    """
+
+    def whole(part: Tensor) -> Tensor:  # (n, w, C), w differs between ranks
+        width = ranks.gather(torch.tensor([part.shape[1]], device=device)).max()
+        padding = (0, 0, 0, int(width) - part.shape[1])
+        return ranks.gather(nn.functional.pad(part.to(device), padding, value=-1.0)).cpu()
+
     sums = torch.zeros(len(fields(AnchorMetrics)), dtype=torch.float64, device=device)
-    if found:  # a rank may have had no picture
+    if isinstance(anchors, AnchorMetrics):
         sums = torch.stack([torch.as_tensor(v, device=device).double() for v in vars(anchors).values()])
-    first, *others = ranks.total(sums).cpu()
-    lengths = torch.tensor([len(f.scores) for f in found], dtype=torch.int64, device=device)  # (n,)
-    most = int(lengths.max()) if len(lengths) else 0
-    most = max(int(n) for n in ranks.gather(torch.tensor([most], device=device)))
-    rows = torch.zeros(len(found), most, 6, device=device)  # boxes, scores, labels
-    for row, one in zip(rows, found, strict=True):
-        row[: len(one.scores)] = torch.cat([one.boxes, one.scores[:, None], one.labels[:, None]], dim=1)
-    rows, lengths = ranks.gather(rows).cpu(), ranks.gather(lengths).cpu()
-    every = [
-        Detections(row[:n, :4], row[:n, 4], row[:n, 5].long())
-        for row, n in zip(rows, lengths.tolist(), strict=True)
-    ]
-    return AnchorMetrics(int(first), *others), every[:count]
+    count, *others = ranks.total(sums).cpu()
+    rows = [torch.cat([d.boxes, d.scores[:, None], d.labels[:, None]], dim=1) for d in found]
+    rows = whole(nn.utils.rnn.pad_sequence(rows, True, -1.0) if rows else torch.zeros(0, 0, 6))
+    found = [Detections(r[:, :4], r[:, 4], r[:, 5].long()) for r in (r[r[:, 5] >= 0] for r in rows)]
+    objects = torch.zeros(0, 0, 5)
+    if truth:
+        _, boxes, labels = concatenate(truth)
+        objects = torch.cat([boxes, labels[..., None]], dim=2)
+    objects = whole(objects)
+    batch = Batch(torch.zeros(len(objects), 0), objects[..., :4], objects[..., 4].long())
+    return AnchorMetrics(int(count), *others), found, [batch]
 
 
 def score(
     model: TinySSD,
-    validation: Batch,
+    validation: Pictures,
     classes: Sequence[str],
     config: TrainConfig,
     ranks: Ranks | None = None,
@@ -693,7 +732,7 @@ def save_state(run: _Run, out: Path, totals: Tensor | None = None) -> None:
         if value is not None
     }
     tensors |= {"totals": totals, "rng": torch.get_rng_state()}
-    info = checkpoint.ModelInfo(run.classes, notes(run))
+    info = checkpoint.ModelInfo(run.classes, notes(run), run.config.fit)
     record = {
         "model": checkpoint.describe_model(run.model, info),
         "groups": [group | {"lr": float(group["lr"])} for group in state["param_groups"]],
@@ -736,7 +775,8 @@ def _read_state(run: _Run, path: Path) -> tuple[dict[str, Tensor], dict[str, Any
     tensors, record = checkpoint.load_tensors(path)
     if "groups" not in record:
         raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
-    _check_same(record["config"], config_record(run.config), path)
+    saved = config_record(config_from_record(record["config"]))  # with the defaults of newer options
+    _check_same(saved, config_record(run.config), path)
     if tuple(record["model"]["classes"]) != run.classes:
         raise ValueError(f"{path} was trained for the classes {record['model']['classes']}")
     return tensors, record
@@ -745,7 +785,7 @@ def _read_state(run: _Run, path: Path) -> tuple[dict[str, Tensor], dict[str, Any
 def _save_epoch(run: _Run, out: Path) -> None:
     """After an epoch: the history, the state, and the best model if this epoch made it."""
     if run.best_epoch in (None, run.epoch):  # without any score the newest is the best
-        info = checkpoint.ModelInfo(run.classes, notes(run))
+        info = checkpoint.ModelInfo(run.classes, notes(run), run.config.fit)
         checkpoint.save_model(out / BEST, run.model, info)
     save_state(run, out)
     text = json.dumps({"config": config_record(run.config), "epochs": run.history}, indent=1)
@@ -778,12 +818,10 @@ def config_from_record(record: dict[str, Any]) -> TrainConfig:
 def _check_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """Refuse to go on with other options than a run began with; where it runs may change."""
     free = {"device", "keep_allocations", "channels_last", "compile", "graph", "deterministic"}
-    defaults = config_record(TrainConfig())  # of options that are younger than the file
     for name in wanted:
-        before = saved.get(name, defaults[name])
-        if name not in free and before != wanted[name]:
+        if name not in free and saved.get(name) != wanted[name]:
             raise ValueError(
-                f"{path} was trained with {name}={before}, now it is {wanted[name]}: resume with "
+                f"{path} was trained with {name}={saved.get(name)}, now it is {wanted[name]}: resume with "
                 "the same options, or choose another folder"
             )
 
@@ -799,19 +837,20 @@ def _check_shares(run: _Run) -> None:
             )
 
 
-def _check_data(train: Batch, validation: Batch | None, classes: Sequence[str]) -> None:
+def _check_data(train: Feed, validation: Feed | None, classes: Sequence[str]) -> None:
     if not classes:
         raise ValueError("there are no classes: give at least one name")
-    for name, batch in (("training", train), ("validation", validation)):
-        if batch is None:
+    for name, data in (("training", train), ("validation", validation)):
+        if data is None:
             continue
-        if len(batch.images) == 0:
+        if len(data) == 0:
             raise ValueError(f"the {name} set has no pictures")
-        top = int(batch.labels.max()) if batch.labels.numel() else -1
-        if top >= len(classes):
-            raise ValueError(f"the {name} set has label {top}, but only {len(classes)} classes are named")
-    if validation is not None and validation.images.shape[2:] != train.images.shape[2:]:
+        if data.top_label >= len(classes):
+            raise ValueError(
+                f"the {name} set has label {data.top_label}, but only {len(classes)} classes are named"
+            )
+    if validation is not None and validation.image_size != train.image_size:
         raise ValueError(
-            f"training pictures are {tuple(train.images.shape[2:])}, validation pictures "
-            f"{tuple(validation.images.shape[2:])}: load both at one size"
+            f"training pictures are {train.image_size}, validation pictures {validation.image_size}: load "
+            "both at one size"
         )

@@ -25,6 +25,13 @@ def iou(a: Box, b: Box) -> float:
     return inner / (area(a) + area(b) - inner)
 
 
+def giou(a: Box, b: Box) -> float:
+    """Generalised IoU: from the IoU goes the share of the smallest box around both that neither covers."""
+    hull = area((min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
+    union = area(a) + area(b) - area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
+    return iou(a, b) - (hull - union) / hull
+
+
 def iou_table(a: Sequence[Box], b: Sequence[Box]) -> list[list[float]]:
     return [[iou(x, y) for y in b] for x in a]
 

@@ -82,10 +82,10 @@ def start(**options):
 def steps(run, advance, count=5):
     """Losses of some steps of an epoch, as `fit` takes them."""
     losses = []
-    orders = [order for _ in range(2) for order in train._orders(run)][:count]
-    for order in orders:
+    pairs = [pair for _ in range(2) for pair in train._batches(run)][:count]
+    for batch, lots in pairs:
         train._set_rate(run)
-        losses.append(advance(run.feed.pictures.select(order.index), order.lots).clone())
+        losses.append(advance(batch, lots).clone())
         run.step += 1
     return torch.stack(losses)
 
@@ -109,11 +109,10 @@ def test_a_replayed_training_step_is_the_training_step(monkeypatch, optimiser, l
 def test_a_training_step_never_waits_for_the_device(optimiser):
     with PretendDevice() as device:
         run = start(optimiser=optimiser)
-        order = next(train._orders(run))
-        batch = run.feed.pictures.select(order.index)
+        batch, lots = next(train._batches(run))
         train._set_rate(run)
         device.waits.clear()
-        train.train_step(run, batch, order.lots)
+        train.train_step(run, batch, lots)
         train._set_rate(run)
         assert not device.waits, device.waits
         assert all(group["fused"] for group in run.optimiser.param_groups)
@@ -124,7 +123,7 @@ def test_a_training_step_on_tensors_without_numbers():
     """On the `meta` device there is nothing to look at: every look is an error."""
     meta = torch.device("meta")
     run = train._Run(squares(24), CLASSES, config(augment=VIEWS, optimiser="sgd"), small_model(), meta)
-    (batch, lots), *_ = run.feed.batches(train._orders(run))
+    (batch, lots), *_ = train._batches(run)
     assert {t.device.type for t in (*batch, *lots)} == {"meta"}
     losses = train.train_step(run, batch, lots)
     assert losses.shape == (2,)

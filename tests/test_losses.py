@@ -12,12 +12,14 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+from d2lmini.boxes import decode
 from d2lmini.losses import (
     LossConfig,
     Losses,
     cross_entropy,
     focal_loss,
     focal_loss_with_logits,
+    giou_loss,
     hard_negatives,
     smooth_l1,
     ssd_loss,
@@ -95,6 +97,35 @@ def test_smooth_l1_never_pulls_harder_than_1(sigma):
 def test_sigma_must_be_positive(sigma):
     with pytest.raises(ValueError, match="sigma"):
         smooth_l1(torch.ones(1), sigma)
+
+
+# -------------------------------------------------------------------------------------- GIoU
+
+
+@given(
+    numbers=st.lists(st.floats(-8, 8), min_size=8, max_size=8),
+    place=st.tuples(st.floats(-1, 1), st.floats(-1, 1), st.floats(0.05, 2), st.floats(0.05, 2)),
+)
+def test_giou_is_that_of_the_boxes_whatever_the_anchor(numbers, place):
+    offsets = torch.tensor(numbers, dtype=torch.float64).view(2, 4)
+    x, y, width, height = place
+    anchor = torch.tensor([x, y, x + width, y + height], dtype=torch.float64)
+    a, b = decode(anchor, offsets).tolist()
+    assert giou_loss(*offsets).item() == pytest.approx(1 - references.giou(a, b), abs=1e-9)
+
+
+def test_giou_loss_is_0_for_the_same_box_and_at_most_2():
+    offsets = 3 * torch.randn(50, 4, generator=seeded())
+    torch.testing.assert_close(giou_loss(offsets, offsets), torch.zeros(50), rtol=0, atol=1e-6)
+    far = torch.tensor([1e4, 1e4, 0.0, 0.0])
+    assert giou_loss(torch.zeros(4), far).item() == pytest.approx(2, abs=1e-3)
+
+
+def test_gradient_of_giou_also_where_boxes_do_not_meet():
+    offsets = 4 * torch.randn(30, 4, generator=seeded(), dtype=torch.float64)
+    wanted = torch.zeros(30, 4, dtype=torch.float64)
+    assert (giou_loss(offsets, wanted) > 1).any()  # some share nothing, and are pulled all the same
+    assert gradcheck(lambda x: giou_loss(x, wanted), (offsets.requires_grad_(),))
 
 
 # -------------------------------------------------------------------------------- focal loss
@@ -245,6 +276,8 @@ CONFIGS = [
     LossConfig(cls="focal", negatives=None, alpha=0.25),
     LossConfig(cls="focal", gamma=0.5, box="l1", minimum_negatives=0),
     LossConfig(box="l2", negatives=None),
+    LossConfig(box="giou", box_weight=2.0),
+    LossConfig(box="l1", negatives=None, cls_normaliser="anchors", box_normaliser="anchors"),
 ]
 
 
@@ -392,6 +425,30 @@ def test_a_batch_without_objects_is_finite_and_has_no_box_loss(config):
     assert (losses.cls > 0) == (config.negatives is None or config.minimum_negatives > 0)
 
 
+def test_means_over_all_anchors_as_d2l_takes_them():
+    """D2L 14.7: cross-entropy's mean, and the mean of |masked offsets - masked wanted| over all numbers."""
+    logits, offsets, targets = problem()
+    config = LossConfig(box="l1", negatives=None, cls_normaliser="anchors", box_normaliser="anchors")
+    ours = ssd_loss(logits, offsets, targets, config)
+    mask = (targets.labels > 0).unsqueeze(-1).double()
+    torch.testing.assert_close(ours.cls, F.cross_entropy(logits.flatten(0, 1), targets.labels.flatten()))
+    torch.testing.assert_close(ours.box, F.l1_loss(offsets * mask, targets.offsets * mask))
+
+
+def test_random_negatives_are_as_many_and_any_may_be_chosen():
+    logits, offsets, targets = problem(n=1, a=20, positives=0.2)
+    logits = logits.requires_grad_()
+    chosen = torch.zeros(20)
+    for _ in range(100):
+        loss = ssd_loss(logits, offsets, targets, LossConfig(mining="random", negatives=1.0)).cls
+        (slope,) = torch.autograd.grad(loss, logits)
+        counted = slope[0].abs().sum(-1) > 0
+        assert counted.sum() == 2 * (targets.labels > 0).sum()
+        assert counted[targets.labels[0] > 0].all()
+        chosen += counted
+    assert (chosen > 0).all()
+
+
 def test_the_default_minimum_teaches_background_even_without_objects():
     logits, offsets, targets = problem(n=1, positives=0.0)
     hardest = cross_entropy(logits, targets.labels).topk(3).values.sum()
@@ -399,7 +456,7 @@ def test_the_default_minimum_teaches_background_even_without_objects():
 
 
 @pytest.mark.parametrize("wrong", [1.0, 1e30, math.inf])
-@pytest.mark.parametrize("box", ["smooth_l1", "l1", "l2"])
+@pytest.mark.parametrize("box", ["smooth_l1", "l1", "l2", "giou"])
 def test_background_does_not_contribute_to_the_box_loss(box, wrong):
     """D2L averages over all anchors, positive or not."""
     logits, offsets, targets = problem(dtype=torch.float32)
@@ -412,7 +469,7 @@ def test_background_does_not_contribute_to_the_box_loss(box, wrong):
     losses.box.backward()
     torch.testing.assert_close(losses, ssd_loss(logits, offsets, targets, config), **EXACT)
     assert (changed.grad[background] == 0).all()
-    assert (changed.grad[~background] != 0).all()
+    assert (changed.grad[~background] != 0).any(-1).all()  # GIoU is flat in some directions
 
 
 def test_easy_negatives_have_no_gradient_and_hard_ones_do():
@@ -504,7 +561,7 @@ def test_a_gpu_agrees_with_the_processor(config):
     ("option", "value"),
     [
         ("cls", "hinge"),
-        ("box", "giou"),
+        ("box", "ciou"),
         ("sigma", 0.0),
         ("sigma", math.nan),
         ("gamma", -1.0),
@@ -513,6 +570,9 @@ def test_a_gpu_agrees_with_the_processor(config):
         ("minimum_negatives", -1),
         ("cls_weight", -1.0),
         ("box_weight", math.nan),
+        ("mining", "soft"),
+        ("cls_normaliser", "pixels"),
+        ("box_normaliser", None),
     ],
 )
 def test_a_wrong_option_is_named(option, value):

@@ -196,6 +196,22 @@ def test_a_backbone_that_returns_no_list_of_maps_is_refused():
         TinySSD(1, 64, backbone=conv_bn_relu(3, 8))
 
 
+def test_finer_maps_are_those_that_the_base_network_passes_through():
+    plain, finer = TinyBackbone(), TinyBackbone(finer=2)
+    finer.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    maps, more = plain.eval()(x), finer.eval()(x)
+    assert [tuple(m.shape[1:]) for m in more[:2]] == [(16, 32, 32), (32, 16, 16)]
+    torch.testing.assert_close(more[2:], maps, **EXACT)
+    torch.testing.assert_close(more[1], plain.base[:2](x), **EXACT)
+
+
+@pytest.mark.parametrize("finer", [-1, 3])
+def test_the_base_network_has_only_so_many_maps(finer):
+    with pytest.raises(ValueError, match="finer"):
+        TinyBackbone(finer=finer)
+
+
 def test_building_does_not_train_the_backbone():
     backbone = TinyBackbone()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}

@@ -41,7 +41,7 @@ FLOORS = {
     "losses": 4,
     "receptive": 4,
     "detect": 4,
-    "feed": 4,
+    "delivery": 4,
     "evaluate": 4,
     "train": 5,
     "show": 5,

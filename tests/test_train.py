@@ -11,10 +11,12 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from d2lmini import AnchorSpec, LossConfig, TinyBackbone, TinySSD, checkpoint, train
 from d2lmini.data.augment import AugmentConfig
-from d2lmini.data.samples import Batch
+from d2lmini.data.feed import Streamed
+from d2lmini.data.samples import Batch, Sample
 from d2lmini.train import Interrupted, TrainConfig, TrainingDiverged, fit
 
 CLASSES = ("light", "dark")
@@ -169,6 +171,55 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, monkeypatch, steps
     assert torch.equal(weights(best[0]), weights(best[1]))
 
 
+class Squares(Dataset):
+    """`squares` one at a time, as if they lay on a disk."""
+
+    classes = CLASSES
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.batch = squares(count, seed)
+
+    def __len__(self) -> int:
+        return len(self.batch.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.batch.sample(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeypatch, workers):
+    """Also when stopped within an epoch, and with other processes before and after."""
+    cfg = config(augment=AugmentConfig())
+    held = run(cfg)
+
+    def stream(processes: int, **options) -> train.FitResult:
+        data = (Streamed(Squares(*which), processes) for which in ((40,), (20, 1)))
+        return fit(*data, CLASSES, cfg, model=small_model(), progress=False, **options)
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            stream(workers, out=tmp_path)
+    streamed = stream(2 - workers, out=tmp_path, resume=True)
+    assert torch.equal(weights(streamed.model), weights(held.model))
+    for a, b in zip(streamed.history, held.history, strict=True):
+        drop = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
+
+
+def test_a_data_set_of_more_classes_than_named_is_refused():
+    with pytest.raises(ValueError, match="label 1, but only 1 classes"):
+        fit(Squares(4), None, CLASSES[:1], config(), model=small_model(), progress=False)
+
+
+def test_a_checkpoint_tells_how_pictures_got_into_the_square(tmp_path):
+    run(config(epochs=1, fit="letterbox"), out=tmp_path)
+    for name in (train.BEST, train.LAST):
+        assert checkpoint.load_model(tmp_path / name)[1].fit == "letterbox"
+    with pytest.raises(ValueError, match="fit is 'crop'"):
+        config(fit="crop")
+
+
 def test_ctrl_c_without_a_folder_says_that_nothing_was_saved(monkeypatch):
     stop_after(monkeypatch, 2)
     with pytest.raises(Interrupted, match="nothing was saved"):
@@ -246,7 +297,7 @@ def test_a_model_file_is_not_a_run(tmp_path):
 def test_nan_stops_with_advice_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     original = train.ssd_loss
 
-    def explode(logits, offsets, targets, loss, total):
+    def explode(logits, offsets, targets, loss, total=None):
         if (tmp_path / train.LAST).exists():
             offsets = offsets * math.nan
         return original(logits, offsets, targets, loss, total)
@@ -318,6 +369,8 @@ def test_precision_and_layout_do_not_change_what_is_learnt(precision, channels_l
         ("optimiser", "adam"),
         ("precision", "float8"),
         ("eval_every", 0),
+        ("schedule", "cosine"),
+        ("prior", 1.0),
     ],
 )
 def test_senseless_options_are_named(option, value):
@@ -356,6 +409,64 @@ def test_one_cycle_rises_and_falls_to_nothing():
     assert rates[59:] == sorted(rates[59:], reverse=True)
     assert 0 <= rates[-1] < 1e-6
     assert all(rate > 0 for rate in (train.one_cycle(0, n, 0.1, w) for n in (1, 2) for w in (0, 1)))
+
+
+def test_a_constant_rate_stays_where_it_is_and_one_cycle_ends_near_0():
+    rates = {
+        schedule: [row["lr"] for row in run(config(schedule=schedule)).history]
+        for schedule in train.SCHEDULES
+    }
+    assert rates["constant"] == [1e-2] * 3
+    assert rates["one_cycle"][-1] < 1e-3
+
+
+def test_without_clipping_a_long_gradient_moves_the_weights_further():
+    moved = []
+    for clip in (1e-3, None):
+        result = run(config(epochs=1, optimiser="sgd", lr=1e-3, momentum=0.0, weight_decay=0.0, clip=clip))
+        before, after = (
+            torch.cat([p.detach().flatten() for p in m.parameters()]) for m in (small_model(), result.model)
+        )
+        moved.append(float((after - before).norm()))
+    assert moved[0] < 1e-5  # 5 steps of at most lr × clip each
+    assert moved[1] > 100 * moved[0]
+
+
+def test_a_new_network_can_start_from_a_prior():
+    """Its first loss is that of a network which believes in background; one that is handed in is left."""
+    data = squares(16, size=64)
+    cfg = TrainConfig(epochs=1, batch_size=16, lr=1e-9, precision="float32", keep_allocations=False)
+    cfg = dataclasses.replace(cfg, loss=LossConfig(negatives=None, cls_normaliser="anchors"))
+    costs = {}
+    for prior in (None, 0.01):
+        result = fit(data, None, CLASSES, dataclasses.replace(cfg, prior=prior), progress=False)
+        costs[prior] = result.history[0]["cls_loss"]
+    assert costs[None] > 0.5
+    assert costs[0.01] < 0.3
+    own = run(config(epochs=1, lr=1e-9, prior=0.01)).history[0]["loss"]
+    assert own == pytest.approx(run(config(epochs=1, lr=1e-9)).history[0]["loss"])
+
+
+def test_a_run_with_random_negatives_resumes_bit_for_bit(tmp_path, monkeypatch):
+    cfg = config(loss=LossConfig(mining="random"))
+    whole = run(cfg)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            run(cfg, out=tmp_path)
+    resumed = run(cfg, out=tmp_path, resume=True)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_a_run_from_before_an_option_existed_resumes(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            run(config(), out=tmp_path)
+    tensors, record = checkpoint.load_tensors(tmp_path / train.LAST)
+    del record["config"]["schedule"], record["config"]["loss"]["mining"]
+    checkpoint.save_tensors(tmp_path / train.LAST, tensors, record)
+    assert len(run(config(), out=tmp_path, resume=True).history) == 3
 
 
 def test_weight_decay_spares_biases_and_normalisation():

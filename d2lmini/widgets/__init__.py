@@ -12,6 +12,7 @@ from d2lmini.widgets.base import Figure, Live
 from d2lmini.widgets.boxes import iou
 from d2lmini.widgets.data import augmentation
 from d2lmini.widgets.evaluation import precision_recall
+from d2lmini.widgets.experiments import experiment
 from d2lmini.widgets.front import data_flow, detector_at_work
 from d2lmini.widgets.improving import input_size, loss_weights, negatives
 from d2lmini.widgets.losses import focal_loss, smooth_l1
@@ -29,6 +30,7 @@ __all__ = [
     "augmentation",
     "data_flow",
     "detector_at_work",
+    "experiment",
     "focal_loss",
     "greedy_rounds",
     "input_size",

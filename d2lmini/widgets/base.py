@@ -70,7 +70,8 @@ def picture(image: Tensor | Image.Image, quality: int = 85) -> dict[str, Any]:
 
 
 class Figure(anywidget.AnyWidget):
-    """A drawing in the browser: a subclass names its `script` and adds a synced trait for each control.
+    """A drawing in the browser: a subclass names its `script`, and `parts` that stand before it, and adds a
+    synced trait for each control.
 
     `data` is what Python computed: `pack`ed numbers, `picture`s, JSON. `alt` tells in a sentence what is
     to be seen. `reproducible` is False where the numbers come from training in the page, which another
@@ -78,13 +79,15 @@ class Figure(anywidget.AnyWidget):
     """
 
     script = ""
+    parts: tuple[str, ...] = ()
     data = traitlets.Dict().tag(sync=True)
     alt = traitlets.Unicode().tag(sync=True)
     reproducible = traitlets.Bool(True).tag(sync=True)
 
     def __init_subclass__(cls, **options: Any) -> None:
         if "script" in vars(cls):  # not in the classes that traitlets derives to add a trait
-            cls._esm = f"{LAYER}\n{(HERE / cls.script).read_text('utf8')}"
+            own = ((HERE / name).read_text("utf8") for name in (*cls.parts, cls.script))
+            cls._esm = "\n".join((LAYER, *own))
             cls._css = STYLE
         super().__init_subclass__(**options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +12,26 @@ from torch import Tensor
 
 from d2lmini import losses, show
 from d2lmini.widgets.base import Figure, Live, pack, slider
+from d2lmini.widgets.experiments import experiment
+
+
+def measured_curves(question: str, axis: str) -> list[dict[str, Any]]:
+    """What trained detectors reached over `axis`, for JavaScript: name, x, mean and spread of each curve."""
+    return [
+        {"name": name} | {key: np.round(values, 4).tolist() for key, values in curve._asdict().items()}
+        for name, curve in experiment(question).curves(axis).items()
+    ]
 
 
 class SmoothL1(Figure):
-    """`data`: x (M,), sigmas, and loss and gradient (S, M), one row for each σ."""
+    """`data`: x (M,), sigmas, and loss and gradient (S, M), one row for each σ; `measured_curves` of σ."""
 
-    script = "smooth_l1.js"
+    script, parts = "smooth_l1.js", ("measured.js",)
     sigma = traitlets.Float(1.0).tag(sync=True)
 
 
 def smooth_l1(sigma: float = 1.0) -> Live:
-    """Smooth L1 and its gradient beside L1 and L2, with a slider for σ."""
+    """Smooth L1 and its gradient beside L1 and L2, and the AP of detectors trained with it, by σ."""
     x = torch.linspace(-3, 3, 241)
     sigmas = np.arange(0.5, 3.01, 0.05).round(2).tolist()
     rows = []
@@ -32,7 +42,13 @@ def smooth_l1(sigma: float = 1.0) -> Live:
         rows.append((value.detach(), slope))
     loss, gradient = (torch.stack(parts) for parts in zip(*rows, strict=True))
     figure = SmoothL1(
-        data={"x": pack(x), "sigmas": sigmas, "loss": pack(loss), "gradient": pack(gradient)},
+        data={
+            "x": pack(x),
+            "sigmas": sigmas,
+            "loss": pack(loss),
+            "gradient": pack(gradient),
+            "measured": measured_curves("box_loss", "σ"),
+        },
         alt="Smooth L1 loss and its gradient over the error x, beside L1 and L2, for the chosen σ.",
     )
     some = [sigmas.index(s) for s in (0.5, 1.0, 3.0)]
@@ -63,9 +79,10 @@ PARTS = ("easy negatives", "hard negatives", "positives")
 
 class FocalLoss(Figure):
     """`data`: p (M,), gammas, alphas, names of networks and of `PARTS`; loss and pull (Γ, M) for α = 1;
-    shares (N, Γ, Α, 3) of the class loss by part, and totals (N, Γ, Α) divided by the positives."""
+    shares (N, Γ, Α, 3) of the class loss by part, and totals (N, Γ, Α) divided by the positives;
+    `measured_curves` of γ and of α."""
 
-    script = "focal.js"
+    script, parts = "focal.js", ("measured.js",)
     gamma = traitlets.Float(2.0).tag(sync=True)
     alpha = traitlets.Float(0.25).tag(sync=True)
 
@@ -130,6 +147,7 @@ def focal_loss(
             "weights": pack(weights),
             "shares": pack(shares),
             "totals": pack(totals),
+            "measured": {symbol: measured_curves("focal", symbol) for symbol in "γα"},
         },
         alt="Focal loss and its gradient over p; below, bars: which anchors hold the total class loss.",
     )

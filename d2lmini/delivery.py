@@ -1,8 +1,8 @@
-"""Training pictures where the steps need them: on the device, or on their way to it.
+"""Batches on their way to the device: `data.feed` says where they come from, this where they go.
 
 A data set of uint8 pictures that fits into a GPU's memory moves there once, and a batch is then chosen on
 the GPU. A larger one stays with the processor: while the GPU works on one batch, the next is gathered
-into page-locked memory and sent. On a processor a batch is simply chosen.
+into page-locked memory and sent. On a processor there is nothing to send.
 
 Floor 4.
 """
@@ -10,69 +10,73 @@ Floor 4.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from d2lmini.data.augment import Lots
+from d2lmini.data.feed import Feed, Held
 from d2lmini.data.samples import Batch
 
 ROOM = 0.4  # of a GPU's free memory that pictures may take; the step needs the rest
 
 
-class Order(NamedTuple):
-    """What a step asks for: the pictures' `index` (N,) and the `lots` of their views, if any."""
-
-    index: Tensor
-    lots: Lots | None
+Sent = tuple[Batch, "Lots | None"]
 
 
-class Feed:
-    """Batches of `pictures` on `device`, in the order asked for.
+class Delivery:
+    """Batches of `source` on `device`.
 
-    `pictures` is a whole data set as a Batch, or anything with its `select`. `room` is how many bytes
-    pictures may take on the device (None: `ROOM` of what a GPU has free).
+    `room` is how many bytes the pictures of a data set in memory may take on the device (None: `ROOM` of
+    what a GPU has free); if they fit, they live there.
     """
 
-    def __init__(self, pictures: Any, device: torch.device, room: int | None = None) -> None:
-        self.device = device
-        self.resident = isinstance(pictures, Batch) and fits(pictures, device, room)
-        self.pictures = pictures.to(device) if self.resident else pictures
+    def __init__(self, source: Feed, device: torch.device, room: int | None = None) -> None:
+        self.source, self.device = source, device
+        self.resident: Batch | None = None
+        if isinstance(source, Held) and fits(source.batch, device, room):
+            self.resident = source.batch.to(device)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def batches(self, orders: Iterable[Order]) -> Iterator[tuple[Batch, Lots | None]]:
-        """The batch and the lots of every order, on the device; one is sent ahead if there is a way."""
+    def batches(self, chosen: Sequence[Tensor], lots: Iterable[Lots | None]) -> Iterator[Sent]:
+        """A batch for each tensor of indices, with its lots, on the device; one is sent ahead."""
+        batches = map(self._choose, chosen) if self.resident else self.source.batches(chosen)
+        pairs = zip(batches, lots, strict=False)  # `lots` are drawn as they are needed
         if self.device.type == "cpu":
-            for index, lots in orders:
-                yield self.pictures.select(index), lots
+            yield from pairs
             return
         ahead = None
-        for order in orders:
-            following = self._send(order)
+        for pair in pairs:
+            following = self._send(*pair)
             if ahead is not None:
                 yield self._received(ahead)
             ahead = following
         if ahead is not None:
             yield self._received(ahead)
 
-    def _send(self, order: Order) -> tuple[Batch, Lots | None]:
+    def _choose(self, index: Tensor) -> Batch:
+        """A batch of what lives on the device."""
+        with self._beside():
+            return self.resident.select(self._over(index))
+
+    def _send(self, batch: Batch, lots: Lots | None) -> Sent:
         """Order the transfer of a batch; it happens beside the step before, not after it."""
-        with contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
-            if self.resident:
-                batch = self.pictures.select(self._over(order.index))
-            else:
-                batch = Batch(*(self._over(t) for t in self.pictures.select(order.index)))
-            lots = order.lots
+        with self._beside():
+            if not self.resident:
+                batch = Batch(*(self._over(t) for t in batch))
             return batch, lots if lots is None else Lots(*(self._over(t) for t in lots))
+
+    def _beside(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
 
     def _over(self, tensor: Tensor) -> Tensor:
         """A tensor on the device. Only from page-locked memory is a transfer ordered without a wait."""
-        tensor = tensor if self.stream is None else tensor.pin_memory()
+        if self.stream is not None and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
-    def _received(self, sent: tuple[Batch, Lots | None]) -> tuple[Batch, Lots | None]:
+    def _received(self, sent: Sent) -> Sent:
         """Let the step's stream begin with a batch when it has arrived."""
         if self.stream is not None:
             here = torch.cuda.current_stream(self.device)

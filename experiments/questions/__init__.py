@@ -1,0 +1,31 @@
+"""The questions, most important first. Each file declares one and does nothing else."""
+
+from __future__ import annotations
+
+from experiments.questions import (
+    box_loss,
+    class_loss,
+    focal,
+    ladder,
+    metrics,
+    pictures,
+    small_objects,
+    suppression,
+    weights,
+)
+from experiments.setting import Question
+
+QUESTIONS: dict[str, Question] = {
+    module.QUESTION.name: module.QUESTION
+    for module in (
+        ladder,
+        class_loss,
+        focal,
+        box_loss,
+        weights,
+        small_objects,
+        pictures,
+        suppression,
+        metrics,
+    )
+}

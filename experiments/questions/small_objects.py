@@ -1,0 +1,19 @@
+from experiments.recipes import D2L
+from experiments.setting import Question
+
+QUESTION = Question(
+    name="small_objects",
+    title="Small objects",
+    chapter="improving",
+    asks="Larger pictures, a finer map, or smaller anchors: what finds small objects, at what cost?",
+    expected="Larger pictures gain most and cost most; a finer map gains some of it for little.",
+    variants={
+        "as it is": {},
+        "a finer map": {"finer": 1, "anchors": "with a finer map"},
+        "smaller anchors": {"anchors": "smaller"},
+        "pictures × 4/3": {"size_times": 4 / 3},
+        "pictures × 2/3": {"size_times": 2 / 3},
+    },
+    more={"pictures × 2": {"size_times": 2}, "D2L as published": D2L},
+    baseline="as it is",
+)

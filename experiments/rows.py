@@ -1,0 +1,274 @@
+"""One row: draw the pictures, train, score, keep. What is kept says how to get it again."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib.metadata
+import json
+import math
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from d2lmini import checkpoint, data, runtime, train
+from d2lmini.data import Batch
+from d2lmini.detect import Detections
+from d2lmini.evaluate import evaluate
+from d2lmini.model import TinyBackbone, TinySSD, set_prior
+from experiments.resample import draw_pictures, resampled_ap
+from experiments.scales import SCALES
+from experiments.setting import Changes, Setting, of_training, resolve, slug
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).with_name("results")
+WORK = ROOT / "runs" / "experiments"  # pictures, checkpoints, claims: nothing that is committed
+FINAL = "final.safetensors"
+SIZES_AT = 256
+# Where a row ran and how often it was looked at: not what it is.
+ASIDE = ("device", "precision", "channels_last", "keep_allocations", "eval_every")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Names one training run; equal names are equal runs, whichever question asks for them."""
+
+    scale: str
+    preset: str
+    changes: Changes
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Scale, preset, changes and seed, as `small/bananas/loss.sigma=2.0-s0`."""
+        return f"{self.scale}/{self.preset}/{slug(self.changes)}-s{self.seed}"
+
+    @property
+    def setting(self) -> Setting:
+        """What is run. Raises ValueError where the scale has no such setting."""
+        setting = resolve(SCALES[self.scale], self.preset, self.changes)
+        if setting is None:
+            raise ValueError(f"{self.name}: pictures would be too small at this scale")
+        return replace(setting, config=replace(setting.config, seed=self.seed))
+
+    @property
+    def trained_as(self) -> Row:
+        """The row whose network is scored here: this one without what only detection sees."""
+        return replace(self, changes=of_training(self.changes))
+
+    def path(self, results: Path = RESULTS) -> Path:
+        """The file that keeps the result."""
+        return results / f"{self.name}.json"
+
+
+def read(row: Row, results: Path = RESULTS) -> dict[str, Any] | None:
+    """A kept row, or None. Raises ValueError when the file holds another setting than is asked for."""
+    path = row.path(results)
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text("utf8"))
+    differing = _differences(kept["setting"], rounded(row.setting.record()))
+    if differing:
+        raise ValueError(
+            f"{path} was computed with another {', '.join(differing)} than is asked for now: compute it "
+            f"again (python -m experiments row {row.name} --again), or restore the setting"
+        )
+    return kept
+
+
+def _differences(kept: Any, asked: Any, name: str = "") -> list[str]:
+    """Names of what differs; an option that only one side knows came later and does not count."""
+    if not (isinstance(kept, dict) and isinstance(asked, dict)):
+        return [] if kept == asked else [name]
+    return [
+        difference
+        for key in kept.keys() & asked.keys() - set(ASIDE)
+        for difference in _differences(kept[key], asked[key], f"{name}.{key}".lstrip("."))
+    ]
+
+
+def write(path: Path, row: dict[str, Any]) -> None:
+    """Keep a row: one line for each of its parts, five digits, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in rounded(row).items())
+    checkpoint.write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def rounded(value: Any, digits: int = 5) -> Any:
+    """The same with so many digits in floats, and None for what is not a number."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item, digits) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+    return value
+
+
+# ---------------------------------------------------------------------------------------- computing
+
+
+def compute(
+    row: Row, device: str = "auto", beat: Callable[[str], None] = lambda text: None
+) -> dict[str, Any]:
+    """Train (or go on where an earlier try stopped) and score; `beat` is told of every epoch."""
+    setting, classes = row.setting, data.PRESETS[row.preset]
+    model, history, failure = _trained(row.trained_as, device, beat)
+    held_out = _held_out(row.preset, setting)
+    start = time.perf_counter()
+    _, anchors, found = train.validate(model, held_out, classes, **setting.detect)
+    scored = time.perf_counter() - start
+    truth = held_out.boxes, held_out.labels
+    # small, medium and large as in pictures of 256 pixels: the same objects, whatever size they were seen at
+    metrics = evaluate(found, *truth, classes=classes, image_size=SIZES_AT)
+    return {
+        "row": row.name,
+        "changes": dict(row.changes),
+        "seed": row.seed,
+        "scale": row.scale,
+        "preset": row.preset,
+        **provenance(model.anchors.device),
+        "train_seconds": round(sum(epoch["seconds"] for epoch in history), 1),
+        "score_seconds": round(scored, 2),
+        "diverged": failure,
+        "cost": {"anchors": len(model.anchors), "weights": sum(p.numel() for p in model.parameters())},
+        "final": metrics.as_dict() | anchors.as_dict(),
+        "draws": _draws(found, held_out, len(classes)),
+        "setting": setting.record(),
+        "history": history,
+    }
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """When, by which code and on what."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+        "versions": {**versions, "d2lmini": _version()},
+        "device": str(device.type),
+        "precision": str(runtime.pick_precision("auto", device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "machine": runtime.describe(),
+    }
+
+
+def _version() -> str | None:
+    try:
+        return importlib.metadata.version("d2lmini")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit that is checked out, with a + when the code was changed since."""
+    try:
+        head, changed = (
+            subprocess.run(
+                ["git", *words], cwd=ROOT, capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for words in (
+                ("rev-parse", "--short=12", "HEAD"),
+                ("status", "--porcelain", "--untracked-files=no", "d2lmini", "experiments/*.py"),
+            )
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _draws(found: list[Detections], held_out: Batch, classes: int) -> dict[str, list[float]]:
+    """AP50 and AP of the same random draws of held-out pictures in every row: see `resample`."""
+    weights = draw_pictures(len(held_out.labels))
+    ap = resampled_ap(found, held_out.boxes, held_out.labels, classes, weights)
+    return {name: np.round(v, 4).tolist() for name, v in (("ap50", ap[:, 0]), ("ap", ap.mean(1)))}
+
+
+def _trained(
+    row: Row, device: str, beat: Callable[[str], None]
+) -> tuple[TinySSD, list[dict[str, Any]], str | None]:
+    """The network of a row, its history, and why it ended early where it did.
+
+    A finished network is read back; a broken-off training goes on after its last whole epoch.
+    """
+    if SCALES[row.scale].shipped:
+        return checkpoint.pretrained(row.preset, runtime.pick_device(device))[0], [], None
+    folder, setting = WORK / row.name, row.setting
+    if (folder / FINAL).exists():
+        model, info = checkpoint.load_model(folder / FINAL)
+        return model.to(runtime.pick_device(device)), info.notes["history"], info.notes["diverged"]
+    config = replace(setting.config, device=device)
+    classes = data.PRESETS[row.preset]
+    model = _network(setting, len(classes))
+    history: list[dict[str, Any]] = []
+
+    def on_epoch(model: TinySSD, epoch: dict[str, Any]) -> None:
+        history.append(epoch)
+        beat(train.format_row(epoch))
+
+    pictures, held_out = _training(row.preset, setting), _held_out(row.preset, setting)
+    failure = None
+    try:
+        result = train.fit(
+            pictures, held_out, classes, config,
+            out=folder, resume=True, model=model, progress=False, on_epoch=on_epoch,
+        )  # fmt: skip
+        history = result.history
+    except train.TrainingDiverged as error:  # a result, too: it finds nothing
+        failure, model = str(error).split(":")[0], model.eval()
+    notes = {"history": history, "diverged": failure}
+    checkpoint.save_model(folder / FINAL, model, checkpoint.ModelInfo(classes, notes))
+    for name in (train.LAST, train.BEST, train.HISTORY):
+        (folder / name).unlink(missing_ok=True)
+    return model, history, failure
+
+
+def _network(setting: Setting, classes: int) -> TinySSD:
+    """A new network; its weights depend on the seed and its shape only."""
+    config = setting.config
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        backbone = TinyBackbone(setting.channels, setting.width, finer=setting.finer)
+        model = TinySSD(classes, setting.image_size, config.anchors, backbone)
+    if config.prior is not None:
+        set_prior(model, config.prior)
+    return model
+
+
+def _training(preset: str, setting: Setting) -> Batch:
+    return pictures(preset, "train", setting.image_size, setting.count)
+
+
+def _held_out(preset: str, setting: Setting) -> Batch:
+    """The held-out pictures; with `crowded`, so many of those that hold at least so many objects."""
+    if not setting.crowded:
+        return pictures(preset, "val", setting.image_size, setting.held_out)
+    batch = pictures(preset, "val", setting.image_size, 5 * setting.held_out)
+    full = ((batch.labels >= 0).sum(1) >= setting.crowded).nonzero()[:, 0]
+    return batch.select(full[: setting.held_out])
+
+
+@functools.lru_cache(maxsize=4)
+def pictures(preset: str, split: str, size: int, count: int) -> Batch:
+    """Pictures drawn once for all rows and processes: kept in a file, of which others read a part."""
+    for path in sorted((WORK / "pictures").glob(f"{preset}-{split}-{size}-*.safetensors")):
+        if int(path.stem.rpartition("-")[2]) >= count:
+            return Batch(**checkpoint.load_tensors(path)[0]).select(slice(count))
+    batch = data.load(data.open_data(preset, split, size=size, count=count), workers=0)
+    path = WORK / "pictures" / f"{preset}-{split}-{size}-{count}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_tensors(path, batch._asdict(), {})
+    return batch
+
+
+def forget(row: Row) -> None:
+    """Remove what an earlier try of a row left, so that it is computed from its beginning."""
+    shutil.rmtree(WORK / row.trained_as.name, ignore_errors=True)
