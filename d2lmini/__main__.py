@@ -18,7 +18,9 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from d2lmini import checkpoint, distributed, runtime, show, train
+from d2lmini import checkpoint, coverage, distributed, runtime, show, train
+from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
+from d2lmini.backbones import timm_backbone
 from d2lmini.data import PHOTOGRAPHS, PRESETS, DataWarning, Feed, Held, Streamed, collate, load, open_data
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import AnnotatedPictures
@@ -29,6 +31,8 @@ from d2lmini.data.voc import SUFFIXES
 from d2lmini.detect import SOFT, Detections, detect
 from d2lmini.evaluate import AnchorMetrics, Metrics, error_breakdown
 from d2lmini.losses import BOX_LOSSES, CLASS_LOSSES
+from d2lmini.model import TinyBackbone, map_shapes
+from d2lmini.tailor import STARTS, tailor
 
 FOLDER_OPTIONS = ("classes", "val_share", "train_list", "val_list", "difficult", "skip_bad")
 DEFAULT_MODEL = "runs/bananas/best.safetensors"
@@ -87,6 +91,7 @@ def run_train(options: argparse.Namespace) -> None:
     _say(f"preparing {len(training)} + {len(validation)} pictures of {options.data} ...")
     progress = not options.quiet and distributed.speaks()
     batches, held_out = _feeds(options, training, validation)
+    config, model = _tailored(recipe, config, options, batches, training.classes)
     device = runtime.pick_device(config.device)
     precision = str(runtime.pick_precision(config.precision, device)).removeprefix("torch.")
     ranks = f"{distributed.launched_ranks()} × " if distributed.launched_ranks() > 1 else ""
@@ -96,6 +101,7 @@ def run_train(options: argparse.Namespace) -> None:
         held_out,
         training.classes,
         config,
+        model=model,
         out=out,
         resume=options.resume,
         progress=progress,
@@ -184,6 +190,33 @@ def run_data(options: argparse.Namespace) -> None:
     per_class = {name: int((batch.labels == i).sum()) for i, name in enumerate(dataset.classes)}
     objects = ", ".join(f"{name} {n}" for name, n in per_class.items())
     print(f"{count} of {len(dataset)} pictures ({options.split}) → {options.out}; objects: {objects}")
+    if options.anchors:
+        _report_anchors(options, dataset)
+
+
+def _report_anchors(options: argparse.Namespace, dataset: Any) -> None:
+    """`data --anchors`: how the anchors that `train` would take fit the objects, and how others would."""
+    maps = [(h, w) for _, h, w in map_shapes(TinyBackbone(), (options.size, options.size))]
+    objects = coverage.read_objects(dataset, progress=True)
+    suggested = coverage.suggest_anchors(objects.boxes[objects.labels >= 0], maps)
+    recipe = train.recipe(options.data)
+    sets = {"suggested": suggested, "D2L's (14.7)": TINY_SSD_ANCHORS, "the recipe's": recipe.config.anchors}
+    taken = "suggested" if recipe is train.FOLDER_RECIPE else "the recipe's"
+    reports = {
+        name: coverage.anchor_report(make_anchors(maps, spec), *objects, image_size=options.size)
+        for name, spec in sets.items()
+    }
+    names = [str(entry.image) for entry in getattr(dataset, "entries", ())]
+    print(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
+    for name, fit in reports.items():
+        print(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
+    for k, (height, width) in enumerate(maps):
+        print(f"suggested for {width} × {height} cells: sizes {_listed(suggested.sizes[k])}")
+    print(f"suggested ratios, width : height: {_listed(suggested.ratios[0])}")
+    out = Path(options.out)
+    out = out.with_name(f"{out.stem}-anchors{out.suffix}")
+    show.save(show.plot_coverage(reports[taken], sets[taken]), out)
+    print(f"picture: {out}")
 
 
 # ------------------------------------------------------------------------------------------------- helpers
@@ -277,6 +310,29 @@ def _config(config: train.TrainConfig, options: argparse.Namespace) -> train.Tra
     return replace(config, **own, loss=replace(config.loss, **loss))
 
 
+def _tailored(
+    recipe: train.Recipe, config: train.TrainConfig, options: argparse.Namespace, feed: Feed, classes: Any
+) -> tuple[train.TrainConfig, Any]:
+    """The configuration for a folder and the network to begin with; a preset's stays as it is."""
+    size = options.size or recipe.image_size
+    own = options.backbone and timm_backbone(
+        options.backbone, weights=options.backbone_weights, image_size=size
+    )
+    folder = recipe is train.FOLDER_RECIPE
+    if not folder and own is None and options.start is None:
+        return config, None
+    return tailor(
+        config,
+        feed.truth(),
+        size,
+        classes,
+        start=options.start or (STARTS[0] if folder else "none"),
+        backbone=own,
+        suggest=folder and not options.fixed_anchors,
+        scale_epochs=folder and "epochs" not in options,
+    )
+
+
 def _model(options: argparse.Namespace) -> tuple[Any, checkpoint.ModelInfo]:
     return checkpoint.load_model(options.model, runtime.pick_device(options.device))
 
@@ -305,6 +361,10 @@ def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
             name, number = f"{path.stem}-{number}", number + 1
         names.setdefault(path, name)
     return names
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _write_json(path: Path, record: dict[str, Any]) -> None:
@@ -361,6 +421,7 @@ def _add_train(commands: Any) -> None:
         ("lr", float, "peak learning rate"),
         ("weight-decay", float, "of convolutions"),
         ("eval-every", int, "score after every so many epochs"),
+        ("patience", int, "stop after so many scores without a better AP"),
         ("seed", int, "of weights, order and augmentation"),
         ("sigma", float, "σ of smooth L1"),
         ("gamma", float, "γ of focal loss"),
@@ -373,8 +434,13 @@ def _add_train(commands: Any) -> None:
     g.add_argument("--optimiser", choices=train.OPTIMISERS, default=default)
     g.add_argument("--cls", choices=CLASS_LOSSES, help="class loss", default=default)
     g.add_argument("--box", choices=BOX_LOSSES, help="box loss", default=default)
+    g.add_argument("--fixed-anchors", action="store_true", help="of a folder: not those of its boxes")
     g.add_argument("--all-negatives", action="store_true", help="no mining: every anchor counts")
     g.add_argument("--no-augment", action="store_true", help="pictures as they are")
+    g = p.add_argument_group("network")
+    g.add_argument("--start", choices=STARTS, help=f"whose trunk to begin with (folders: {STARTS[0]})")
+    g.add_argument("--backbone", metavar="NAME", help="a network of timm in the trunk's place")
+    g.add_argument("--backbone-weights", metavar="FILE", help="its weights, safetensors (random)")
     _speed_options(p)
     _machine_options(p)
 
@@ -409,6 +475,9 @@ def _add_data(commands: Any) -> None:
     p.add_argument("--split", choices=_SPLITS, default="train")
     p.add_argument("--count", type=_positive, default=SHOWN, help="pictures on the sheet")
     p.add_argument("--size", type=_positive, default=256, help="side of the pictures in pixels")
+    p.add_argument(
+        "--anchors", action="store_true", help="report which anchors fit the objects, and how well"
+    )
 
 
 _DATA_HELP = f"{', '.join(PRESETS)} (generated), {PHOTOGRAPHS} (downloaded), or a folder, VOC or COCO"

@@ -125,7 +125,7 @@ class TinySSD(nn.Module):
         """
         image_size = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
         image_size = tuple(int(side) for side in image_size)
-        shapes = _map_shapes(self.backbone, image_size)
+        shapes = map_shapes(self.backbone, image_size)
         anchors = make_anchors([(h, w) for _, h, w in shapes], self.anchor_spec)  # (A, 4)
         device = next(self.backbone.parameters(), anchors).device
         self.register_buffer("anchors", anchors.to(device), persistent=False)
@@ -221,7 +221,7 @@ def _concatenate(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> T
 
 
 @torch.no_grad()
-def _map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """(channels, height, width) of the backbone's maps, by running it once in evaluation mode."""
     stride = getattr(backbone, "stride", 1)
     if len(image_size) != 2 or min(image_size) < stride:

@@ -70,7 +70,8 @@ class TrainConfig:
     or a name (see `runtime`). `augment` None: pictures as they are. `fit` is how photographs got into the
     network's square ("stretch" or "letterbox", see `data.annotated`); training does not change with it,
     but a checkpoint has to tell. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs,
-    and after the last one, the validation set is scored.
+    and after the last one, the validation set is scored; `patience` scores without a better AP in a row
+    end the run (None: it goes to the end, where one-cycle earns most).
 
     `compile` sends the network through torch.compile; `graph` records a whole step as a CUDA graph; where
     either cannot be had, a warning says so and the run goes on without. `sync_batch_norm` normalises by the
@@ -98,6 +99,7 @@ class TrainConfig:
     channels_last: bool = True
     keep_allocations: bool = True
     eval_every: int = 1
+    patience: int | None = None
     seed: int = 0
     compile: bool = False
     graph: bool = False
@@ -108,6 +110,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}: it must be at least 1, or None")
         for name in ("lr", "clip"):
             value = getattr(self, name)
             if not (name == "clip" and value is None) and not value > 0:
@@ -151,7 +155,7 @@ RECIPES = {
     ),
     "scenes": Recipe(256, 3000, TrainConfig(epochs=8, augment=MILD, anchors=FINE_ANCHORS)),
 }
-FOLDER_RECIPE = Recipe(256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS))
+FOLDER_RECIPE = Recipe(256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS))  # `tailor` fits it to a folder
 
 
 def recipe(data: str = "bananas") -> Recipe:
@@ -262,7 +266,15 @@ class _Run:
 
     @property
     def finished(self) -> bool:
-        return self.epoch >= self.config.epochs
+        return self.epoch >= self.config.epochs or self._stalled
+
+    @property
+    def _stalled(self) -> bool:
+        """Whether the last `patience` scores were all below an earlier one."""
+        if self.config.patience is None or self.best_epoch is None:
+            return False
+        scored = [row["epoch"] for row in self.history if row.get("ap") is not None]
+        return sum(epoch > self.best_epoch for epoch in scored) >= self.config.patience
 
 
 def _network(run: _Run) -> nn.Module:

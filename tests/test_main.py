@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import photographs
 from d2lmini import checkpoint, train
 from d2lmini.__main__ import main
 from d2lmini.data.images import read_image, to_tensor
@@ -384,3 +385,46 @@ def test_a_split_of_ones_own(folder, tmp_path, capsys):
     assert "5 of 5 pictures" in capsys.readouterr().out
     assert main(["data", "bananas", "--val-share", "0.5", *options[2:]]) == 2
     assert "val_share cannot be chosen for bananas" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- folders of one's own
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory) -> Path:
+    """A folder of ten pictures in VOC's form, two of them for validation."""
+    folder = tmp_path_factory.mktemp("folders") / "signs"
+    photographs.write("signs", folder, 10)
+    return folder
+
+
+def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
+    out = tmp_path / "run"
+    fast = ["--epochs", "1", "--size", "64", "--precision", "float32", "--quiet"]
+    assert main(["train", "--data", str(signs), *fast, "--out", str(out)]) == 0
+    model, info = checkpoint.load_model(out / "last.safetensors")
+    assert info.classes == ("sign",)
+    assert model.anchor_spec != train.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["batch_size"] == 8  # no more than there are pictures
+    fixed = ["--fixed-anchors", "--start", "none", "--patience", "3"]
+    assert main(["train", "--data", str(signs), *fast, *fixed, "--out", str(tmp_path / "fixed")]) == 0
+    model, info = checkpoint.load_model(tmp_path / "fixed" / "last.safetensors")
+    assert model.anchor_spec == train.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["patience"] == 3
+    missing = ["--backbone", "resnet18", "--backbone-weights", "nowhere.safetensors"]
+    assert main(["train", "--data", str(signs), *fast, *missing, "--out", str(tmp_path / "none")]) == 2
+    assert "d2lmini: " in capsys.readouterr().err
+
+
+def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["data", str(signs), "--anchors", "--size", "64", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "pictures of 64 × 64" in said
+    assert "`train` takes these anchors: suggested" in said
+    assert "D2L's (14.7)" in said
+    assert "suggested ratios" in said
+    with Image.open(tmp_path / "sheet-anchors.png") as picture:
+        assert picture.width > 1000
+    assert main(["data", "scenes", "--anchors", "--count", "4", "--out", str(out)]) == 0
+    assert "takes these anchors: the recipe's" in capsys.readouterr().out
