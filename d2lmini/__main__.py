@@ -1,4 +1,4 @@
-"""The command line: `python -m d2lmini train | evaluate | detect | data`, also installed as `d2lmini`.
+"""The command line: `python -m d2lmini train | evaluate | detect | data | export`, or just `d2lmini`.
 
 Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave
 up; 2 the command, a file or the data is at fault, said in one line; 130 stopped with Ctrl-C.
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from d2lmini import checkpoint, coverage, distributed, runtime, show, train
+from d2lmini import checkpoint, coverage, distributed, export, runtime, show, train
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.backbones import timm_backbone
 from d2lmini.data import PHOTOGRAPHS, PRESETS, DataWarning, Feed, Held, Streamed, collate, load, open_data
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import AnnotatedPictures
 from d2lmini.data.feed import fits_in_memory, picture_bytes
-from d2lmini.data.images import FITS, placement, read_image, read_square
+from d2lmini.data.images import FITS, placement, read_image, to_tensor
 from d2lmini.data.samples import Sample
 from d2lmini.data.voc import SUFFIXES
 from d2lmini.detect import SOFT, Detections, detect
@@ -152,13 +153,15 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def run_detect(options: argparse.Namespace) -> None:
     """`detect`: find objects in the user's own pictures; a PNG with boxes and a JSON file for each."""
     model, info = _model(options)
+    if not options.as_trained:
+        model = export.inference_model(model)
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[str] | None = [] if options.skip_bad else None
     for path, name in _output_names(_pictures(options.images)).items():
         with on_disk.skipping(faults):
             picture = read_image(path)
-            found = _find(model, path, info.fit, options)
+            found = _find(model, picture, info.fit, options)
             show.save(show.annotate(picture, found, info.classes), out / f"{name}.png")
             record = {"image": str(path), "width": picture.width, "height": picture.height}
             record["detections"] = _in_pixels(found, picture.width, picture.height, info.classes)
@@ -168,15 +171,35 @@ def run_detect(options: argparse.Namespace) -> None:
     _tell_skipped(faults or [])
 
 
-def _find(model: Any, path: Path, fit: str, options: argparse.Namespace) -> Detections:
-    """What the model finds in a picture, brought to it as for training; in fractions of the picture."""
-    pixels, picture = read_square(path, model.image_size, fit)
+def _find(model: Any, picture: Image.Image, fit: str, options: argparse.Namespace) -> Detections:
+    """What the model finds in a picture, as a fraction of the picture: read in full, as a web page does."""
+    pixels = to_tensor(picture, model.image_size, fit)
     ((_, predictions),) = train.predict(model, pixels.unsqueeze(0), precision=options.precision)
     (found,) = detect(*predictions, model.anchors, **_detection(options))
     found = found.at_least(options.score)
-    boxes = placement(picture, model.image_size, fit).out_of_square(found.boxes)
+    boxes = placement(picture.size, model.image_size, fit).out_of_square(found.boxes)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the picture
     return Detections(boxes[inside], found.scores[inside], found.labels[inside])
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`export`: a checkpoint as files for use elsewhere."""
+    model, info = checkpoint.load_model(options.model)
+    name = options.name or _model_name(Path(options.model))
+    if options.out or not (options.page or options.onnx):
+        folder = Path(options.out or "export")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{name}.safetensors"
+        export.save_inference(path, model, info)
+        _wrote(path, "for Python")
+        _wrote(export.save_weights_script(folder, model, info, name), "for web pages")
+    if options.page:
+        samples = _samples(options, model.image_size) if options.data else []
+        export.save_page(options.page, model, info, samples)
+        _wrote(Path(options.page), "a page to open or to send")
+    if options.onnx:
+        export.save_onnx(options.onnx, model, info)
+        _wrote(Path(options.onnx), f"ONNX, opset {export.OPSET}")
 
 
 def run_data(options: argparse.Namespace) -> None:
@@ -321,7 +344,7 @@ def _tailored(
     folder = recipe is train.FOLDER_RECIPE
     if not folder and own is None and options.start is None:
         return config, None
-    return tailor(
+    config, model = tailor(
         config,
         feed.truth(),
         size,
@@ -331,6 +354,7 @@ def _tailored(
         suggest=folder and not options.fixed_anchors,
         scale_epochs=folder and "epochs" not in options,
     )
+    return replace(config, eval_every=getattr(options, "eval_every", config.eval_every)), model
 
 
 def _model(options: argparse.Namespace) -> tuple[Any, checkpoint.ModelInfo]:
@@ -341,6 +365,21 @@ def _detection(options: argparse.Namespace) -> dict[str, Any]:
     """The options of `detect.detect` that were given."""
     chosen = {"iou_threshold": options.iou, "soft": options.soft}
     return {k: v for k, v in chosen.items() if v is not None} | {"class_aware": not options.class_agnostic}
+
+
+def _model_name(path: Path) -> str:
+    """What to call a model: "bananas" for runs/bananas/best.safetensors."""
+    return path.resolve().parent.name if path.name in (train.BEST, train.LAST) else path.stem
+
+
+def _samples(options: argparse.Namespace, size: tuple[int, int]) -> list[Sample]:
+    """The first validation pictures of --data, for a page to begin with."""
+    dataset = open_data(options.data, "val", size=size[0], count=options.count)
+    return [dataset[i] for i in range(min(options.count, len(dataset)))]
+
+
+def _wrote(path: Path, what: str) -> None:
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
 
 
 def _in_pixels(found: Detections, width: int, height: int, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -395,6 +434,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_detect(commands)
     _add_data(commands)
+    _add_export(commands)
     return parser
 
 
@@ -462,8 +502,12 @@ def _add_detect(commands: Any) -> None:
     p.add_argument("--skip-bad", action="store_true", help="go on where a picture cannot be read")
     _model_option(p)
     p.add_argument("--out", default="detections", metavar="FOLDER", help="where PNG and JSON files go")
+    p.add_argument(
+        "--as-trained", action="store_true", help="weights as trained, not as `export` rounds them for use"
+    )
     _detection_options(p, score=0.4)
     _machine_options(p)
+    p.set_defaults(precision="float32")  # so that a web page of this detector finds the same boxes
 
 
 def _add_data(commands: Any) -> None:
@@ -478,6 +522,19 @@ def _add_data(commands: Any) -> None:
     p.add_argument(
         "--anchors", action="store_true", help="report which anchors fit the objects, and how well"
     )
+
+
+def _add_export(commands: Any) -> None:
+    p = _command(
+        commands, "export", run_export, "write a checkpoint for use elsewhere: web page, ONNX, Python"
+    )
+    _model_option(p)
+    p.add_argument("--out", metavar="FOLDER", help="inference checkpoint and weights script (export)")
+    p.add_argument("--page", metavar="FILE", help="one HTML file that holds the detector, ready to use")
+    p.add_argument("--onnx", metavar="FILE", help="an ONNX file, boxes decoded, without NMS")
+    p.add_argument("--name", help="what the files are called (by the model)")
+    p.add_argument("--data", help=f"for --page, where its first pictures come from: {_DATA_HELP}")
+    p.add_argument("--count", type=_positive, default=4, help="how many of them")
 
 
 _DATA_HELP = f"{', '.join(PRESETS)} (generated), {PHOTOGRAPHS} (downloaded), or a folder, VOC or COCO"

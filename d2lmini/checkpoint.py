@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
 from d2lmini.backbones import rebuild
-from d2lmini.model import TinySSD
+from d2lmini.model import TinySSD, fold
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
@@ -115,6 +115,7 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "backbone": getattr(backbone, "options", None),  # ours have them: see `backbones.rebuild`
         "notes": info.notes,
         "fit": info.fit,
+        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
     }
 
 
@@ -126,6 +127,8 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
         backbone = rebuild(record["backbone"])
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
+    if record.get("folded"):  # written by `export`, for inference
+        model = fold(model)
     return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]), record.get("fit", "stretch"))
 
 

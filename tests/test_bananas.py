@@ -297,11 +297,21 @@ def test_a_beginning_that_is_not_the_archives_does_no_harm_for_long(tmp_path, se
     assert len(Bananas(tmp_path)) == 2
 
 
+def test_an_archive_that_is_there_is_not_fetched_again(tmp_path, server):
+    """The last run was stopped between the download and the end of unpacking."""
+    content = zipped(members())
+    (tmp_path / f".banana-{sha1(content)[:12]}.part").write_bytes(content)
+    download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert server.asked == []
+    assert left(tmp_path) == ["banana-detection"]
+
+
 def test_another_part_than_asked_for_is_refused(tmp_path, server):
-    (tmp_path / f".banana-{sha1(b'')[:12]}.part").write_bytes(b"abc")
+    wanted = sha1(b"0123456789")
+    (tmp_path / f".banana-{wanted[:12]}.part").write_bytes(b"012")
     server.answers["/a.zip"] = (206, {"Content-Range": "bytes 0-9/10"}, b"0123456789")
     with pytest.raises(DataError, match="another part"):
-        download(tmp_path, f"{server.url}/a.zip", sha1(b""))
+        download(tmp_path, f"{server.url}/a.zip", wanted)
     assert left(tmp_path) == []
 
 

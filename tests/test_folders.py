@@ -173,7 +173,9 @@ def test_the_devkits_own_depth(tmp_path):
     (root / "ImageSets" / "Main" / "val.txt").write_text("a\n")
     data = open_folder(tmp_path, "val")
     assert [entry.image for entry in data.entries] == [root / "JPEGImages" / "a.jpg"]
-    assert "1 annotations are in no list" in data.notes[0]
+    assert "1 annotations are in no list and not used, b for one" in data.notes[0]
+    (root / "ImageSets" / "Main" / "test.txt").write_text("no annotation of tests\nb\n")
+    assert not open_folder(tmp_path, "val").notes  # another split's list may name what is not there
     voc(tmp_path / "VOCdevkit" / "VOC2007", {"c": xml()})
     with pytest.raises(DataError, match=r"VOC2007.*VOC2012.*open the folder of one set"):
         open_folder(tmp_path, "val")
@@ -603,6 +605,18 @@ def test_bad_boxes_are_refused_when_their_picture_is_read(tmp_path, box, fault):
     data = open_folder(voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("cat", *box))}), "all")
     with pytest.raises(DataError, match=rf"a\.xml, object 2 \(cat\).*{fault}"):
         data[0]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_a_folder_of_one_or_no_picture_is_told_so(tmp_path, split):
+    with pytest.raises(DataError, match=r"has 0 annotated picture|has no picture for all"):
+        open_folder(coco(tmp_path / "none", content(0)), split)
+    one = coco(tmp_path / "one", content(1))
+    if split == "all":
+        assert len(open_folder(one, split)) == 1
+    else:
+        with pytest.raises(DataError, match="has 1 annotated picture"):
+            open_folder(one, split)
 
 
 def test_folders_that_are_not_data_are_refused(tmp_path):

@@ -18,8 +18,10 @@ import torch
 from PIL import Image
 
 from benchmarks import photographs
+from d2lmini import __main__ as command_line
 from d2lmini import checkpoint, train
 from d2lmini.__main__ import main
+from d2lmini.data import Held, load, open_data
 from d2lmini.data.images import read_image, to_tensor
 
 TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
@@ -414,6 +416,20 @@ def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
     missing = ["--backbone", "resnet18", "--backbone-weights", "nowhere.safetensors"]
     assert main(["train", "--data", str(signs), *fast, *missing, "--out", str(tmp_path / "none")]) == 2
     assert "d2lmini: " in capsys.readouterr().err
+
+
+def test_what_was_asked_for_is_not_tailored(signs):
+    feed = Held(load(open_data(str(signs), "train", size=64), workers=0))
+    for asked, expected in (
+        ([], (150, 8)),  # eight pictures are seen often, and scored about twenty times
+        (["--eval-every", "1"], (150, 1)),
+        (["--epochs", "7"], (7, 1)),
+    ):
+        words = ["train", "--data", str(signs), "--size", "64", "--out", "run", *asked]
+        options = command_line.make_parser().parse_args(words)
+        config = command_line._config(train.FOLDER_RECIPE.config, options)
+        config, _ = command_line._tailored(train.FOLDER_RECIPE, config, options, feed, ("sign",))
+        assert (config.epochs, config.eval_every) == expected
 
 
 def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):

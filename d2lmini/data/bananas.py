@@ -178,7 +178,8 @@ def _alone(path: Path) -> Iterator[None]:
 def _install(root: Path, url: str, sha1: str, timeout: float) -> Path:
     """Download, check, unpack and put in place."""
     archive = root / f".banana-{sha1[:12]}.part"
-    _fetch(url, archive, timeout)
+    if not (archive.exists() and _sha1(archive) == sha1):  # all there: stopped while it was unpacked
+        _fetch(url, archive, timeout)
     try:
         _check_hash(archive, url, sha1)
         # Beside the target, so that the last step is a rename within one file system.
@@ -276,12 +277,16 @@ _OPENER = build_opener(_StayOnHttps)
 
 
 def _check_hash(archive: Path, url: str, sha1: str) -> None:
-    found = hashlib.sha1(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    found = _sha1(archive)
     if found != sha1:
         raise DataError(
             f"{url} is not the archive that was expected (SHA-1 {found}, not {sha1}): something "
             f"between changed it, or it was replaced. Nothing was unpacked; try later, or {OFFLINE}"
         )
+
+
+def _sha1(archive: Path) -> str:
+    return hashlib.sha1(archive.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def unpack(archive: Path, target: Path) -> None:

@@ -109,8 +109,8 @@ class Held(Feed):
 class Streamed(Feed):
     """A data set that stays on disk: `workers` processes read and decode its pictures ahead of their use.
 
-    The data set has to give the same sample for the same index every time. None takes a process per core;
-    0 reads in this one. Raises ValueError for a negative number, and for a data set without pictures.
+    The data set has to give the same sample for the same index every time, and to have `classes`. None
+    takes a process per core; 0 reads in this one. Raises ValueError for a negative number.
     """
 
     def __init__(self, dataset: Dataset[Sample], workers: int | None = None) -> None:

@@ -60,44 +60,27 @@ def open_folder(
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}: choose a share between 0 and 1")
     reading = Reading(difficult, [] if skip_bad else None)
+    lists = {"train": train_list, "val": val_list}
     try:
         if not root.is_dir():
             raise DataError(f"no folder at {root}: check the path")
         if find_archive(root) is not None:
             data = Bananas(root, split, size, fit)
         else:
-            lists = {"train": train_list, "val": val_list}
-            data = _open(root, split, lists, classes, size, fit, seed, val_share, reading)
+            found = _read(root, "all" if any(lists.values()) else split, reading)
+            names = _names(found, classes, root)
+            entries = _part_of(found, split, lists, seed, val_share, root)
+            data = AnnotatedPictures(entries, names, size, fit, reading.notes)
     except OSError as error:
         raise DataError(f"{root} cannot be read ({error}): check its permissions") from error
     return data if reading.faults is None else _without_faults(data, reading.faults, f"{root}, {split}")
 
 
-def _open(
-    root: Path,
-    split: str,
-    lists: dict[str, str | Path | None],
-    classes: Sequence[str] | None,
-    size: int,
-    fit: str,
-    seed: int,
-    val_share: float,
-    reading: Reading,
-) -> AnnotatedPictures:
-    """`open_folder` once its options are known to make sense."""
-    listed = any(lists.values())
-    found = _read(root, "all" if listed else split, reading)
+def _names(found: Found, classes: Sequence[str] | None, root: Path) -> Sequence[str]:
+    """The classes that were given, or all that were found."""
     if classes is None and not found.classes:
         raise DataError(f"{root} has no object in any annotation: there is nothing to learn")
-    entries = found.entries
-    if listed:
-        entries = divide_by_lists(entries, split, lists, root)
-    elif not found.divided:
-        entries = divide(entries, split, seed, val_share, root)
-    if not entries:
-        raise DataError(f"{root} has no picture for {split}: ask for another split, or correct the list")
-    names = sorted(found.classes) if classes is None else classes
-    return AnnotatedPictures(entries, names, size, fit, reading.notes)
+    return sorted(found.classes) if classes is None else classes
 
 
 def _read(root: Path, split: str, reading: Reading) -> Found:
@@ -139,6 +122,25 @@ def _read_one(root: Path, split: str, reading: Reading) -> Found:
 
 
 # ----------------------------------------------------------------------------------------------- splits
+
+
+def _part_of(
+    found: Found,
+    split: str,
+    lists: dict[str, str | Path | None],
+    seed: int,
+    val_share: float,
+    root: Path,
+) -> list[Entry]:
+    """The entries of one split: by lists if there are any, by lot if the folder is not divided."""
+    entries = found.entries
+    if any(lists.values()):
+        entries = divide_by_lists(entries, split, lists, root)
+    elif not found.divided:
+        entries = divide(entries, split, seed, val_share, root)
+    if not entries:
+        raise DataError(f"{root} has no picture for {split}: ask for another split, or correct the list")
+    return entries
 
 
 def divide(entries: Sequence[Entry], split: str, seed: int, val_share: float, root: Path) -> list[Entry]:

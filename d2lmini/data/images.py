@@ -145,7 +145,8 @@ def to_tensor(picture: Image.Image, size: tuple[int, int] | None = None, fit: st
 
     "stretch" fits both sides on their own, so that boxes normalised to [0, 1] stay as they are.
     "letterbox" keeps the picture's shape and fills the bands that are left with its mean colour, as
-    zooming out does (`augment`); `placement` says where boxes go.
+    zooming out does (`augment`); `placement` says where boxes go. First the width is resized, then the
+    height: Pillow's own order depends on its version, and the live page has to do the same.
 
     >>> to_tensor(Image.new("RGB", (40, 20)), (8, 8)).shape
     torch.Size([3, 8, 8])
@@ -155,7 +156,8 @@ def to_tensor(picture: Image.Image, size: tuple[int, int] | None = None, fit: st
     place, (height, width) = placement(picture.size, size, fit), size
     inner = round(place.width * width), round(place.height * height)
     if picture.size != inner:
-        picture = picture.resize(inner, Image.Resampling.BILINEAR)
+        for shape in ((inner[0], picture.height), inner):
+            picture = picture.resize(shape, Image.Resampling.BILINEAR)
     pixels = _pixels(picture)  # (3, h, w)
     if inner == (width, height):
         return pixels

@@ -187,11 +187,13 @@ def _listed(
         there = ", ".join(sorted(paths))
         where = next(iter(paths.values())).parent
         raise DataError(f"{where} has no {split}.txt, but lists for {there}: ask for one of those")
-    found = read_list(paths[name], known)
-    others = set(known).difference(found, *(read_list(path, known) for path in paths.values()))
+    named = {_short(line) for path in paths.values() for _, line in _lines(path)}
+    others = [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
     if others:
-        reading.notes.append(f"{root}: {len(others)} annotations are in no list and not used")
-    return found, whole
+        reading.notes.append(
+            f"{root}: {len(others)} annotations are in no list and not used, {others[0]} for one"
+        )
+    return read_list(paths[name], known), whole
 
 
 def _lists(folder: Path) -> list[Path]:
@@ -204,29 +206,37 @@ def read_list(path: Path, known: Iterable[str]) -> list[str]:
     A line is such a path or its last part, with or without an ending. Raises DataError for a name that is
     not known, or stands for several, or comes twice.
     """
-    try:
-        lines = read_bytes(path, MAX_LIST).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
     by_stem: dict[str, list[str]] = {}
     for name in known:
         for key in {name, PurePosixPath(name).name}:
             by_stem.setdefault(key, []).append(name)
     found: dict[str, str] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            name = _meant(line.strip(), by_stem, f"{path}, line {number}")
-            if name in found:
-                raise DataError(f"{path}, line {number}: {line.strip()!r} was named before: keep one line")
-            found[name] = line
+    for number, line in _lines(path):
+        name = _meant(line, by_stem, f"{path}, line {number}")
+        if name in found:
+            raise DataError(f"{path}, line {number}: {line!r} was named before: keep one line")
+        found[name] = line
     return list(found)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a list that are not empty, each with its number."""
+    try:
+        lines = read_bytes(path, MAX_LIST).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _short(line: str) -> str:
+    """A line without the ending of a picture."""
+    path = PurePosixPath(line.replace("\\", "/"))
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()
 
 
 def _meant(line: str, by_stem: Mapping[str, list[str]], where: str) -> str:
     """The one name that a line means."""
-    path = PurePosixPath(line.replace("\\", "/"))
-    short = path.with_suffix("") if path.suffix.lower() in SUFFIXES else path
-    for key in (line, short.as_posix(), short.name):
+    for key in (line, _short(line), PurePosixPath(_short(line)).name):
         if len(names := by_stem.get(key, [])) == 1:
             return names[0]
         if names:
