@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from d2lmini import checkpoint, coverage, export, runtime, show, train
+from d2lmini import checkpoint, coverage, distributed, export, runtime, show, train
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.backbones import timm_backbone
 from d2lmini.data import PHOTOGRAPHS, PRESETS, DataWarning, Feed, Held, Streamed, collate, load, open_data
@@ -47,19 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # `_tell` says it, and all of it
             options.run(options)
-    except (ValueError, OSError) as error:
-        return _complain(error, 2)
+    except distributed.RefusedByFirst:
+        return 2
+    except (ValueError, OSError, distributed.RankLost) as error:  # of one rank, which has to say it
+        return _complain(error, 1 if isinstance(error, distributed.RankLost) else 2)
     except train.TrainingDiverged as error:
-        return _complain(error, 1)
+        return _complain(error, 1, distributed.speaks())
     except train.Interrupted as error:
-        return _complain(error, 130)
+        return _complain(error, 130, distributed.speaks())
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     return 0
 
 
-def _complain(what: object, code: int) -> int:
-    print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
+def _complain(what: object, code: int, aloud: bool = True) -> int:
+    if aloud:
+        print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
     return code
 
 
@@ -67,7 +70,10 @@ def _complain(what: object, code: int) -> int:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    """`train`: a contact sheet, training, then the curve, the answers and the score."""
+    """`train`: a contact sheet, training, then the curve, the answers and the score.
+
+    Started by torchrun, every rank does this, and the first one speaks, writes and draws.
+    """
     recipe = train.recipe(options.data)
     config = _config(recipe.config, options)
     out = Path(options.out)
@@ -79,17 +85,18 @@ def run_train(options: argparse.Namespace) -> None:
     _tell(training, validation)
     if options.resume and (out / train.LAST).exists():
         _say(f"continuing the run in {out}")
-    elif not (out / train.LAST).exists():
+    elif distributed.speaks() and not (out / train.LAST).exists():
         out.mkdir(parents=True, exist_ok=True)
         show.save(show.contact_sheet(_spread(training, SHOWN), training.classes), out / "data.png")
         _say(f"do the boxes sit right? {out / 'data.png'}")
     _say(f"preparing {len(training)} + {len(validation)} pictures of {options.data} ...")
-    progress = not options.quiet
+    progress = not options.quiet and distributed.speaks()
     batches, held_out = _feeds(options, training, validation)
     config, model = _tailored(recipe, config, options, batches, training.classes)
     device = runtime.pick_device(config.device)
     precision = str(runtime.pick_precision(config.precision, device)).removeprefix("torch.")
-    _say(f"training on {device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
+    ranks = f"{distributed.launched_ranks()} × " if distributed.launched_ranks() > 1 else ""
+    _say(f"training on {ranks}{device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
     result = train.fit(
         batches,
         held_out,
@@ -100,6 +107,8 @@ def run_train(options: argparse.Namespace) -> None:
         resume=options.resume,
         progress=progress,
     )
+    if not distributed.speaks():
+        return
     _say(f"waiting for data took {batches.wait_share:.1%} of the time")
     show.save(show.plot_history(result.history), out / "curves.png")
     model, info = checkpoint.load_model(out / train.BEST)
@@ -287,7 +296,8 @@ def _feeds(options: argparse.Namespace, *datasets: Dataset[Sample]) -> list[Feed
     if options.stream or not fits_in_memory(datasets[0], others=sum(sizes[1:])):
         _say(f"{sum(sizes) / 2**20:,.0f} MB of pictures are read while they are used")
         return [Streamed(data, options.workers) for data in datasets]
-    return [Held(load(data, options.workers, progress=not options.quiet)) for data in datasets]
+    progress = not options.quiet and distributed.speaks()
+    return [Held(load(data, options.workers, progress=progress)) for data in datasets]
 
 
 def _spread(dataset: Dataset[Sample], count: int) -> list[Sample]:
@@ -401,7 +411,8 @@ def _write_json(path: Path, record: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if distributed.speaks():
+        print(text, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------------- options
@@ -470,6 +481,7 @@ def _add_train(commands: Any) -> None:
     g.add_argument("--start", choices=STARTS, help=f"whose trunk to begin with (folders: {STARTS[0]})")
     g.add_argument("--backbone", metavar="NAME", help="a network of timm in the trunk's place")
     g.add_argument("--backbone-weights", metavar="FILE", help="its weights, safetensors (random)")
+    _speed_options(p)
     _machine_options(p)
 
 
@@ -570,6 +582,17 @@ def _detection_options(p: argparse.ArgumentParser, score: float) -> None:
     p.add_argument("--iou", type=float, help="NMS removes boxes that overlap a better one more (0.45)")
     p.add_argument("--soft", choices=SOFT, help="Soft-NMS instead of hard NMS")
     p.add_argument("--class-agnostic", action="store_true", help="boxes of all classes compete in NMS")
+
+
+def _speed_options(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("how it runs (torchrun --nproc-per-node=N -m d2lmini train … uses N devices)")
+    for name, text in (
+        ("compile", "the network through torch.compile"),
+        ("graph", "record a step as a CUDA graph and replay it"),
+        ("deterministic", "equal bits in every run on one device; slower on a GPU"),
+        ("sync-batch-norm", "normalise by the batches of all ranks, not by each rank's own"),
+    ):
+        g.add_argument(f"--{name}", action="store_true", help=text, default=argparse.SUPPRESS)
 
 
 def _machine_options(p: argparse.ArgumentParser) -> None:

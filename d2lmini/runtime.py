@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event
 
 import torch
@@ -82,6 +83,27 @@ def keep_allocations() -> bool:
 def allocations_kept() -> bool:
     """Whether `keep_allocations` is in force: large temporaries are then as cheap as small ones."""
     return _kept.is_set()
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within, equal work on one device gives equal bits; an operator that cannot do so raises.
+
+    On a processor that is so anyway, for one number of threads. On a GPU it takes slower algorithms of some
+    operators and no search for the fastest convolution; where it is not wanted, convolutions of fixed
+    shapes are searched. What no setting makes equal: two kinds of device, two versions of torch, another
+    number of threads or ranks. They add the same numbers in another order, and round differently.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.backends.cudnn.benchmark = not (wanted or before[0])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def free_memory() -> int | None:

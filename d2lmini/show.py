@@ -722,7 +722,8 @@ def plot_panels(
     """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a key each.
 
     `columns` panels stand in a row (None: all of them); one is what stays legible on a phone. `ylims` are
-    (low, high) of each panel, None where the data decides. Raises ValueError without panels, for a curve of another length and for a wrong number of `ylims`.
+    (low, high) of each panel, None where the data decides. Raises ValueError without panels, for a curve
+    of another length and for a wrong number of `ylims`.
     """
     if not panels:
         raise ValueError("there are no panels to draw: pass at least one")

@@ -30,6 +30,8 @@ PYTHON_FOLDERS = ("d2lmini", "tests", "tools", "benchmarks", "experiments", "_ex
 FLOORS = {
     "boxes": 1,
     "runtime": 1,
+    "capture": 1,
+    "distributed": 1,
     "source": 1,
     "live": 1,  # JavaScript, and what bundles it
     "anchors": 2,
@@ -41,6 +43,7 @@ FLOORS = {
     "losses": 4,
     "receptive": 4,
     "detect": 4,
+    "delivery": 4,
     "evaluate": 4,
     "checkpoint": 5,  # rebuilds a model and its backbone
     "train": 6,

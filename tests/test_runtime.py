@@ -81,6 +81,17 @@ def test_another_c_library_is_left_alone(monkeypatch):
     assert runtime.keep_allocations() is False
 
 
+def test_determinism_is_a_setting_of_the_block():
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with runtime.deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    with runtime.deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
 def test_the_machine_is_described_in_plain_values():
     assert json.loads(json.dumps(runtime.describe()))["torch"] == torch.__version__
 

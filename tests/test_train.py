@@ -95,6 +95,40 @@ def test_equal_seeds_give_equal_weights_and_others_do_not():
     assert not torch.equal(weights(one.model), weights(run(config(seed=1)).model))
 
 
+def test_deterministic_holds_while_it_runs_and_gives_equal_bits():
+    seen = []
+
+    def look(model, row):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+
+    one, two = (run(config(deterministic=True, epochs=2), on_epoch=look) for _ in range(2))
+    assert seen == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(weights(one.model), weights(two.model))
+    assert [r["loss"] for r in one.history] == [r["loss"] for r in two.history]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_gpu_gives_equal_bits_too(optimiser):
+    options = {"device": "cuda", "precision": "auto", "deterministic": True, "optimiser": optimiser}
+    one, two = run(config(**options)), run(config(**options))
+    assert torch.equal(weights(one.model), weights(two.model))
+
+
+def test_a_run_of_an_older_version_without_todays_options_goes_on(tmp_path):
+    whole = run(config(), out=tmp_path / "whole")
+    run(config(), out=tmp_path / "old")
+    tensors, record = checkpoint.load_tensors(tmp_path / "old" / train.LAST)
+    for name in ("compile", "graph", "sync_batch_norm", "deterministic"):
+        del record["config"][name]
+    checkpoint.save_tensors(tmp_path / "old" / train.LAST, tensors, record)
+    again = run(config(), out=tmp_path / "old", resume=True)
+    assert torch.equal(weights(again.model), weights(whole.model))
+    with pytest.raises(ValueError, match="sync_batch_norm=False, now it is True"):
+        run(config(sync_batch_norm=True), out=tmp_path / "old", resume=True)
+
+
 def test_a_fresh_model_is_seeded_and_the_callers_stream_is_left_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -263,10 +297,10 @@ def test_a_model_file_is_not_a_run(tmp_path):
 def test_nan_stops_with_advice_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     original = train.ssd_loss
 
-    def explode(logits, offsets, targets, loss):
+    def explode(logits, offsets, targets, loss, total=None):
         if (tmp_path / train.LAST).exists():
             offsets = offsets * math.nan
-        return original(logits, offsets, targets, loss)
+        return original(logits, offsets, targets, loss, total)
 
     monkeypatch.setattr(train, "ssd_loss", explode)
     with pytest.raises(TrainingDiverged, match=r"epoch 2, step 1 .*learning rate"):

@@ -19,7 +19,7 @@ RESULTS = HERE / "results"
 
 
 def measured(name: str) -> dict[str, Any]:
-    """What a benchmark left for the page: "targets-curve" or "step-anatomy".
+    """What a benchmark left for the page: "targets-curve", "step-anatomy", "floor" or "growth-cpu".
 
     Raises ValueError naming those that exist.
     """
