@@ -9,26 +9,29 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, micro, peer, report, step
+from benchmarks import floor, machine, micro, peer, report, step
 from benchmarks.timing import QUICK, Effort
 from d2lmini import runtime
 
 GROUPS = (*micro.GROUPS, "step")
+FLOOR = "floor"  # has no peer, and a file of its own
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default=",".join(GROUPS), help=f"some of {','.join(GROUPS)}")
+    parser.add_argument(
+        "--only", default=",".join((*GROUPS, FLOOR)), help=f"some of {','.join((*GROUPS, FLOOR))}"
+    )
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing is written")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     parser.add_argument("--rounds", type=int, default=3, help="child processes of each kind of step")
     parser.add_argument("--steps", type=int, default=6, help="steps timed in each of them")
     options = parser.parse_args(arguments)
     options.only = [name.strip() for name in options.only.split(",")]
-    unknown = sorted(set(options.only) - set(GROUPS))
+    unknown = sorted(set(options.only) - {*GROUPS, FLOOR})
     if unknown:
-        parser.error(f"--only {','.join(unknown)}: choose from {','.join(GROUPS)}")
+        parser.error(f"--only {','.join(unknown)}: choose from {','.join((*GROUPS, FLOOR))}")
     if min(options.rounds, options.steps) < 1:
         parser.error("--rounds and --steps must be at least 1")
     return options
@@ -59,6 +62,12 @@ def merged(path: Path, result: dict[str, Any]) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write `benchmarks/results/cpu-DATE.json`."""
     options = parse(arguments)
+    if FLOOR in options.only:
+        result = floor.run(steps=1 if options.quick else 9)
+        if not options.quick:
+            machine.write_json(floor.FOLDER / "floor.json", result)
+    if not set(options.only) & set(GROUPS):
+        return 0
     rows = []
     for row in measure(options):
         rows.append(row)

@@ -66,7 +66,9 @@ def train_epoch(
 
 
 @torch.no_grad()
-def score(net: published.PublishedSSD, held_out: Batch) -> dict[str, Any]:
+def score(
+    net: published.PublishedSSD, held_out: Batch, classes: Sequence[str] = ("banana",)
+) -> dict[str, Any]:
     """AP and D2L's two numbers, with the always-background baseline, on held-out pictures."""
     net.eval()
     found, sums, candidates = [], 0, []
@@ -78,7 +80,7 @@ def score(net: published.PublishedSSD, held_out: Batch) -> dict[str, Any]:
         candidates.append(out.logits.softmax(-1)[..., 1:].amax(-1) >= DETECTION["score_threshold"])
         found += detect(*predictions, anchors, **DETECTION)
         sums = sums + anchor_metrics(predictions, match(anchors, batch.boxes, batch.labels))
-    metrics = evaluate(found, held_out.boxes, held_out.labels, classes=("banana",))
+    metrics = evaluate(found, held_out.boxes, held_out.labels, classes=classes)
     keys = ("ap50", "ap75", "ap", "ar100")
     share = torch.cat(candidates).float().mean().item()  # what detection has to look at
     scores = {key: getattr(metrics, key) for key in keys}

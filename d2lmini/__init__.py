@@ -16,6 +16,7 @@ from d2lmini.boxes import (
     encode,
 )
 from d2lmini.checkpoint import load_model, pretrained, save_model
+from d2lmini.coverage import anchor_report, suggest_anchors
 from d2lmini.detect import Detections, detect, nms, soft_nms
 from d2lmini.evaluate import anchor_metrics, error_breakdown, evaluate, precision_recall
 from d2lmini.losses import (
@@ -46,6 +47,7 @@ __all__ = [
     "Variances",
     "adapt",
     "anchor_metrics",
+    "anchor_report",
     "assign",
     "box_area",
     "box_iou",
@@ -73,5 +75,6 @@ __all__ = [
     "smooth_l1",
     "soft_nms",
     "ssd_loss",
+    "suggest_anchors",
     "validate",
 ]

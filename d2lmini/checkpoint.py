@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.model import TinyBackbone, TinySSD
+from d2lmini.backbones import rebuild
+from d2lmini.model import TinySSD, fold
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
@@ -33,10 +34,12 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a saved detector needs to be used: names of its classes, and free notes (recipe, AP, …)."""
+    """What a saved detector needs to be used: names of its classes, free notes (recipe, AP, …), and how
+    pictures get into its square ("stretch" or "letterbox", see `data.annotated`)."""
 
     classes: tuple[str, ...]
     notes: dict[str, Any] = field(default_factory=dict)
+    fit: str = "stretch"
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -109,20 +112,24 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "image_size": list(model.image_size),
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
-        "backbone": backbone.options if isinstance(backbone, TinyBackbone) else None,
+        "backbone": getattr(backbone, "options", None),  # ours have them: see `backbones.rebuild`
         "notes": info.notes,
+        "fit": info.fit,
+        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
     }
 
 
 def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) -> tuple[TinySSD, ModelInfo]:
-    """An untrained network from its record; a backbone that is not d2lmini's must be handed in."""
+    """An untrained network from its record; a backbone of the user's own must be handed in."""
     if backbone is None:
         if record["backbone"] is None:
             raise CheckpointError("this checkpoint was trained with a backbone of your own: pass backbone=…")
-        backbone = TinyBackbone(**record["backbone"])
+        backbone = rebuild(record["backbone"])
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
-    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]))
+    if record.get("folded"):  # written by `export`, for inference
+        model = fold(model)
+    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]), record.get("fit", "stretch"))
 
 
 def save_model(path: str | Path, model: TinySSD, info: ModelInfo) -> None:

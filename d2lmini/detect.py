@@ -7,19 +7,25 @@ result is the same and the work a hundredth.
 Hard NMS is exact. Going down the list one box at a time is not needed: whether a box survives depends
 only on better ones, so "survives = valid and no surviving better box overlaps it" has one solution, and
 repeating that sentence for all boxes at once until nothing changes finds it in a few rounds.
+
+"Until nothing changes" is a look, and on a GPU a look is a wait. There all shapes are fixed instead, the
+list is walked down once for all pictures, and `detect_padded` returns what was found without any wait.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from d2lmini.boxes import box_iou, decode
+from d2lmini.matching import leading
 
-BLOCK = 128  # candidates that are settled together before the rest is thinned out
+BLOCK = 64  # candidates that are settled together before the rest is thinned out
 CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**28  # of the overlap matrix at a time; see matching.py
+LONGEST = 2048  # candidates of a picture that are walked down without a look; longer lists take looks
 SOFT = ("linear", "gaussian")
 
 
@@ -35,6 +41,48 @@ class Detections(NamedTuple):
         """Only those with at least this score."""
         chosen = self.scores >= score
         return Detections(*(t[chosen] for t in self))
+
+
+class PaddedDetections(NamedTuple):
+    """Detections of N pictures in one shape: `boxes` (N, D, 4), `scores` (N, D), `labels` (N, D).
+
+    Each picture's best first; rows after its last have label -1, score 0 and an empty box.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def lists(self) -> list[Detections]:
+        """One `Detections` a picture; on a GPU this waits, once."""
+        counts = (self.labels >= 0).sum(1).tolist()
+        return [
+            Detections(b[:n], s[:n], c[:n])
+            for b, s, c, n in zip(self.boxes, self.scores, self.labels, counts, strict=True)
+        ]
+
+
+def detect_padded(
+    logits: Tensor, offsets: Tensor, anchors: Tensor, *, max_detections: int = 100, **options: Any
+) -> PaddedDetections:
+    """What `detect` finds, with its options, as tensors of one shape (D is `max_detections`, or fewer if
+    there are fewer candidates).
+
+    On a GPU nothing waits, unless `top_k` is None or above 2,048.
+    """
+    return _front(*_rows(logits, offsets, anchors, max_detections, **options), max_detections)
+
+
+def _front(boxes: Tensor, scores: Tensor, classes: Tensor, valid: Tensor, most: int) -> PaddedDetections:
+    """The first `most` valid rows of each picture, in order."""
+    order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    valid = valid.gather(1, order)
+    boxes = boxes.take_along_dim(order.unsqueeze(-1), 1)
+    return PaddedDetections(
+        torch.where(valid.unsqueeze(-1), boxes, 0),
+        torch.where(valid, scores.gather(1, order), 0),
+        torch.where(valid, classes.gather(1, order), -1),
+    )
 
 
 @torch.no_grad()
@@ -64,13 +112,40 @@ def detect(
     `max_detections` remain. Boxes that are not finite or empty after clipping are left out. Raises
     ValueError naming the option. Source: SSD, section 2.2 "Inference"; D2L 14.4.4.
     """
+    options = (score_threshold, iou_threshold, top_k, class_aware, best_class_only, clip, soft, sigma)
+    rows = _rows(logits, offsets, anchors, max_detections, *options)
+    if logits.device.type != "cpu":
+        return _front(*rows, max_detections).lists()
+    return [
+        Detections(b[v][:max_detections], s[v][:max_detections], c[v][:max_detections])
+        for b, s, c, v in zip(*rows, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _rows(
+    logits: Tensor,
+    offsets: Tensor,
+    anchors: Tensor,
+    max_detections: int,
+    score_threshold: float = 0.01,
+    iou_threshold: float = 0.45,
+    top_k: int | None = 400,
+    class_aware: bool = True,
+    best_class_only: bool = False,
+    clip: bool = True,
+    soft: str | None = None,
+    sigma: float = 0.5,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Boxes (N, k, 4), scores, classes and which of them are found (N, k), by falling score: `detect`."""
     _check_options(score_threshold, iou_threshold, top_k, max_detections, soft, sigma)
     if not logits.shape[1] == offsets.shape[1] == len(anchors):
         raise ValueError(
             f"logits {tuple(logits.shape)}, offsets {tuple(offsets.shape)}, anchors {tuple(anchors.shape)}: "
             "expected the same number of anchors in each, so take all three from one model"
         )
-    scores, index, classes = _candidates(logits, score_threshold, top_k, best_class_only)  # (N, k)
+    looks = logits.device.type == "cpu" or top_k is None or top_k > LONGEST
+    scores, index, classes = _candidates(logits, score_threshold, top_k, best_class_only, looks)  # (N, k)
     at = index.unsqueeze(-1).expand(-1, -1, 4)
     boxes = decode(anchors[index], offsets.gather(1, at))  # (N, k, 4)
     boxes = boxes.clamp(0, 1) if clip else boxes
@@ -84,28 +159,64 @@ def detect(
         boxes = boxes.take_along_dim(order.unsqueeze(-1), 1)
         classes = classes.take_along_dim(order, 1)
     else:
-        valid = suppress(boxes, valid, iou_threshold, groups)
-    return [
-        Detections(b[v][:max_detections], s[v][:max_detections], c[v][:max_detections])
-        for b, s, c, v in zip(boxes, scores, classes, valid, strict=True)
-    ]
+        valid = suppress(boxes, valid, iou_threshold, groups, looks)
+    return boxes, scores, classes, valid
 
 
 def _candidates(
-    logits: Tensor, score_threshold: float, top_k: int | None, best_class_only: bool
+    logits: Tensor, score_threshold: float, top_k: int | None, best_class_only: bool, looks: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, anchor indices and class ids (N, k) of the best candidates, by falling score."""
-    every = foreground_scores(logits)  # (N, A, K)
+    logits, place = _hopeful(logits, score_threshold) if looks else (logits, None)
+    every = foreground_scores(logits)  # (N, A, K); A: those that are left of the anchors
     # The largest value alone comes much faster than its index, which only the few candidates need.
-    scores = every.amax(-1, keepdim=True) if best_class_only and every.shape[-1] > 1 else every
+    scores = _largest(every).unsqueeze(-1) if best_class_only else every
     k = scores.shape[-1]
     scores = scores.flatten(1).nan_to_num(0)  # (N, A * k); a broken network finds nothing
-    most = int((scores >= score_threshold).sum(1).max()) if scores.numel() else 0
-    most = most if top_k is None else min(most, top_k)
-    scores, index = _first(scores, most)
-    if k == every.shape[-1]:
-        return scores, index // k, index % k
-    return scores, index, every.take_along_dim(index.unsqueeze(-1), 1).argmax(-1)
+    if looks:
+        most = int((scores >= score_threshold).sum(1).max()) if scores.numel() else 0
+        scores, index = _first(scores, most if top_k is None else min(most, top_k))
+    else:
+        scores, index = leading(scores, min(top_k, scores.shape[1]))
+    anchor = index if k == 1 else index // k
+    if k < every.shape[-1]:
+        group = every.take_along_dim(anchor.unsqueeze(-1), 1).argmax(-1)
+    else:
+        group = index - k * anchor
+    return scores, anchor if place is None else place.gather(1, anchor), group
+
+
+def _hopeful(logits: Tensor, score_threshold: float) -> tuple[Tensor, Tensor | None]:
+    """Logits (N, W, K + 1) of the anchors whose score may reach the threshold, and where they stood (N, W).
+
+    With more than one class no softmax exceeds the sigmoid of its logit above the background's, and that
+    bound costs one look at each logit. Of a trained network a few anchors in a hundred are left; where that
+    is not so, all are returned, and None. Rows that fill up a picture's list are all background.
+    """
+    n, a, classes = logits.shape
+    if classes == 2 or score_threshold == 0 or logits.numel() == 0:
+        return logits, None
+    bound = min(score_threshold, 0.99)  # near 1, rounding of the score is too coarse to be compared
+    least = math.log(bound / (1 - bound)) - 0.01  # rounding again, this time of the softmax
+    lead = _largest(logits[..., 1:]).float() - logits[..., 0].float()  # (N, A)
+    picture, anchor = (lead >= least).nonzero(as_tuple=True)
+    counts = torch.bincount(picture, minlength=n)
+    width = int(counts.max())
+    if 2 * width > a:
+        return logits, None
+    rank = torch.arange(len(picture), device=logits.device) - (counts.cumsum(0) - counts)[picture]
+    place = anchor.new_zeros(n, width)
+    place[picture, rank] = anchor
+    few = logits.new_zeros(n, width, classes)
+    few[..., 0] = torch.inf  # no score at all
+    few[picture, rank] = logits[picture, anchor]
+    return few, place
+
+
+def _largest(x: Tensor) -> Tensor:
+    """`x.amax(-1)`, in two steps: half against half for all rows at once, then along the shorter rows."""
+    half = (x.shape[-1] + 1) // 2
+    return torch.maximum(x[..., :half], x[..., -half:]).amax(-1)  # with an odd number one is in both
 
 
 def foreground_scores(logits: Tensor) -> Tensor:
@@ -153,20 +264,21 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tenso
     return order[suppress(boxes[order].unsqueeze(0), valid.unsqueeze(0), iou_threshold, groups)[0]]
 
 
-def suppress(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None = None) -> Tensor:
+def suppress(
+    boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None = None, looks: bool = True
+) -> Tensor:
     """Which boxes (N, M) greedy NMS keeps, for N lists at once that are sorted by falling score.
 
     Shapes: boxes (N, M, 4), valid (N, M) bool, groups (N, M) ints if only boxes of one group may remove
-    each other. Invalid boxes are neither kept nor remove anything.
+    each other. Invalid boxes are neither kept nor remove anything. Without `looks` nothing waits for the
+    device: every place of the lists is gone through, whether anything changes or not.
     """
     n, m = valid.shape
     entries = CPU_ENTRIES if boxes.device.type == "cpu" else GPU_ENTRIES
-    step = max(1, entries // max(1, BLOCK * m))
+    step = max(1, entries // max(1, (BLOCK if looks else m) * m))
     pieces = [slice(i, i + step) for i in range(0, n, step)]
-    kept = [
-        _suppress_piece(boxes[p], valid[p], iou_threshold, None if groups is None else groups[p])
-        for p in pieces
-    ]
+    piece = _suppress_piece if looks else _walk_down
+    kept = [piece(boxes[p], valid[p], iou_threshold, None if groups is None else groups[p]) for p in pieces]
     return torch.cat(kept) if kept else valid
 
 
@@ -175,19 +287,27 @@ def _suppress_piece(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: 
     n, m = valid.shape
     keep = torch.zeros(n, m + 1, dtype=torch.bool, device=boxes.device)  # the last: a waste bin
     source = torch.arange(m, device=boxes.device).expand(n, m)
+    head, rest = slice(None, BLOCK), slice(BLOCK, None)
     while True:
         source, boxes, valid, groups = _compact(source, boxes, valid, groups, waste=m)
-        if source.shape[1] == 0:
-            return keep[:, :m]
-        head = slice(None, BLOCK)
         kept = _settle(boxes[:, head], valid[:, head], iou_threshold, _part(groups, head))
         keep.scatter_(1, source[:, head], kept)
-        rest = slice(BLOCK, None)
-        # Boxes that were not kept are emptied: their IoU with everything is 0.
-        winners = torch.where(kept.unsqueeze(-1), boxes[:, head], 0)
-        overlap = _overlap(winners, boxes[:, rest], _part(groups, head), _part(groups, rest))
+        if source.shape[1] <= BLOCK:
+            return keep[:, :m]
+        _, winners, real, teams = _compact(source[:, head], boxes[:, head], kept, _part(groups, head), m)
+        winners = torch.where(real.unsqueeze(-1), winners, 0)  # an empty box has IoU 0 with everything
+        overlap = _overlap(winners, boxes[:, rest], teams, _part(groups, rest))
         valid = valid[:, rest] & ~(overlap.amax(1) > iou_threshold)
         source, boxes, groups = source[:, rest], boxes[:, rest], _part(groups, rest)
+
+
+def _walk_down(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
+    """`suppress` one place of the lists after the other, for all of them at once: nothing is looked at."""
+    removes = (_overlap(boxes, boxes, groups, groups) > iou_threshold).float().triu(1)  # (N, M, M)
+    alive = valid.float()
+    for i in range(valid.shape[1]):  # alive and removed by i, which is alive: 1 - 1 · 1
+        alive = torch.addcmul(alive, alive, removes[:, i] * alive[:, i : i + 1], value=-1)
+    return alive > 0
 
 
 def _compact(
@@ -268,7 +388,7 @@ def soft_nms(
         best, index = left.max(1, keepdim=True)  # (N, 1)
         out_scores.append(best)
         out_order.append(index)
-        if not (best > 0).any():
+        if best.device.type == "cpu" and not (best > 0).any():  # elsewhere a look is a wait
             break
         chosen = boxes.take_along_dim(index.unsqueeze(-1), 1)
         group = None if groups is None else groups.gather(1, index)

@@ -7,6 +7,7 @@ divided by the number of positives.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -185,16 +186,19 @@ def ssd_loss(
     offsets: Tensor,
     targets: Targets,
     config: LossConfig | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Losses:
     """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
     Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without
-    a single positive is divided by 1. Random negatives come from torch's own generator. Nothing here
-    waits for the device. Source: SSD, equations 1 to 3.
+    a single positive is divided by 1. Where this is one rank's part of a batch, `total` sums numbers
+    over all parts. Random negatives come from torch's own generator. Nothing here waits for the
+    device. Source: SSD, equations 1 to 3.
     """
     config = LossConfig() if config is None else config
     positive = targets.labels > 0
-    count = positive.sum().clamp(min=1)
+    count = positive.sum()
+    count = (count if total is None else total(count)).clamp(min=1)
     cls = _class_loss(logits, targets.labels, config)
     if config.negatives is not None:
         few = config.minimum_negatives
@@ -205,7 +209,7 @@ def ssd_loss(
     offsets = torch.where(positive.unsqueeze(-1), offsets, 0)
     box = _box_loss(offsets, targets.offsets, config)
     cls, box = config.cls_weight * cls.sum(), config.box_weight * box.sum()
-    anchors = positive.numel()
+    anchors = positive.numel() if total is None else total(count.new_full((), positive.numel()))
     cls = cls / (count if config.cls_normaliser == "positives" else anchors)
     return Losses(cls, box / (count if config.box_normaliser == "positives" else 4 * anchors))
 

@@ -125,7 +125,7 @@ class TinySSD(nn.Module):
         """
         image_size = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
         image_size = tuple(int(side) for side in image_size)
-        shapes = _map_shapes(self.backbone, image_size)
+        shapes = map_shapes(self.backbone, image_size)
         anchors = make_anchors([(h, w) for _, h, w in shapes], self.anchor_spec)  # (A, 4)
         device = next(self.backbone.parameters(), anchors).device
         self.register_buffer("anchors", anchors.to(device), persistent=False)
@@ -198,6 +198,35 @@ def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) ->
     return new
 
 
+@torch.no_grad()
+def fold(model: TinySSD) -> TinySSD:
+    """A copy for inference in which every batch normalisation has become part of the convolution before it.
+
+    In evaluation mode both are linear, so together they are one convolution: its filters times
+    γ / √(variance + ε), its bias moved along. The answers are the same up to rounding; a folded network
+    cannot be trained as the original was. Computed in float64: every machine gets the same weights.
+    """
+    folded = copy.deepcopy(model).eval()
+    for block in folded.backbone.modules():
+        if not isinstance(block, nn.Sequential):
+            continue
+        for i, (conv, norm) in enumerate(pairwise(list(block))):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                _fold_into(conv, norm)
+                block[i + 1] = nn.Identity()
+    return folded
+
+
+def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Give a convolution the weights with which it does its normalisation's work too."""
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # (C',)
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
+    bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype))
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
+
+
 def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pixels, uint8 or floats in [0, 1], to about zero mean and unit variance; shape unchanged.
 
@@ -221,7 +250,7 @@ def _concatenate(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> T
 
 
 @torch.no_grad()
-def _map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[int, int, int]]:
+def map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """(channels, height, width) of the backbone's maps, by running it once in evaluation mode."""
     stride = getattr(backbone, "stride", 1)
     if len(image_size) != 2 or min(image_size) < stride:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Event
 
 import torch
@@ -82,6 +83,60 @@ def keep_allocations() -> bool:
 def allocations_kept() -> bool:
     """Whether `keep_allocations` is in force: large temporaries are then as cheap as small ones."""
     return _kept.is_set()
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within, equal work on one device gives equal bits; an operator that cannot do so raises.
+
+    On a processor that is so anyway, for one number of threads. On a GPU it takes slower algorithms of some
+    operators and no search for the fastest convolution; where it is not wanted, convolutions of fixed
+    shapes are searched. What no setting makes equal: two kinds of device, two versions of torch, another
+    number of threads or ranks. They add the same numbers in another order, and round differently.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.backends.cudnn.benchmark = not (wanted or before[0])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still use: the system's, or what its container leaves; None: unknown."""
+    room = [_system_memory(), _container_memory()]
+    return min((value for value in room if value is not None), default=None)
+
+
+def _system_memory() -> int | None:
+    try:
+        with open("/proc/meminfo") as file:
+            rows = dict(line.split(":", 1) for line in file)
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container_memory(root: str = "/sys/fs/cgroup") -> int | None:
+    """What a control group (version 2, or 1) leaves; None where there is none or it sets no limit."""
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            with open(f"{root}/{most}") as a, open(f"{root}/{used}") as b:
+                return max(0, int(a.read()) - int(b.read()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
 
 
 def describe() -> dict[str, str | int]:

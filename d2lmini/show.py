@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from matplotlib.transforms import IdentityTransform
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -36,6 +36,8 @@ from d2lmini.checkpoint import write_bytes
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from d2lmini.anchors import AnchorSpec
+    from d2lmini.coverage import AnchorReport, Group
     from d2lmini.data.samples import Sample
     from d2lmini.detect import Detections
 
@@ -715,20 +717,26 @@ def plot_panels(
     ylims: Sequence[tuple[float, float] | None] | None = None,
     logx: bool = False,
     logy: bool = False,
+    columns: int | None = None,
 ) -> Drawing:
     """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a key each.
 
-    `ylims` are (low, high) of each panel, None where the data decides. Raises ValueError without panels,
-    for a curve of another length and for a wrong number of `ylims`.
+    `columns` panels stand in a row (None: all of them); one is what stays legible on a phone. `ylims` are
+    (low, high) of each panel, None where the data decides. Raises ValueError without panels, for a curve
+    of another length and for a wrong number of `ylims`.
     """
     if not panels:
         raise ValueError("there are no panels to draw: pass at least one")
     across = _array(x)
     if ylims is not None and len(ylims) != len(panels):
         raise ValueError(f"{len(ylims)} ylims for {len(panels)} panels: pass one for each")
-    figure = _drawing(520 * len(panels), 440)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
+    columns = min(columns or len(panels), len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = _drawing(520 * columns, 440 if rows == 1 else 330 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=False)):
         _style(ax, title, xlabel)
         for (name, values), colour in zip(curves.items(), CURVES * 2, strict=False):
             y = _array(values)
@@ -816,6 +824,66 @@ def plot_views(views: Sequence[View], *, columns: int = 3, cell: int = 320) -> D
             _add_edges(ax, rows_, frame, layer.dashed, layer.linewidth)
     figure.tight_layout(pad=0.4, w_pad=0.8, h_pad=0.8)
     return figure
+
+
+# ---- do the anchors fit? ----
+
+
+def plot_coverage(report: AnchorReport, spec: AnchorSpec | None = None) -> Drawing:
+    """How anchors fit a data set's objects: each object by side and shape, and the shares by group.
+
+    In the large panel a mark is an object, in pixels of the network's picture, in another colour where no
+    anchor fits; with `spec` crosses are the shapes of its anchors. Bars give the share fitted of each
+    group that has objects, by side and by shape, and the number of objects. Raises ValueError without
+    objects.
+    """
+    if not len(report.best):
+        raise ValueError("the report has no objects: there is nothing to draw")
+    figure = _drawing(1152, 520)
+    _plot_objects(figure.add_axes((0.07, 0.13, 0.42, 0.74)), report, spec)
+    for top, title, groups in ((0.59, "by side", report.by_side()), (0.13, "by shape", report.by_ratio())):
+        _plot_shares(figure.add_axes((0.68, top, 0.25, 0.3)), title, [g for g in groups if g.objects])
+    return figure
+
+
+def _plot_objects(ax: Axes, report: AnchorReport, spec: AnchorSpec | None) -> None:
+    """Objects by side and ratio, both on log scales, the unfitted ones on top, and the anchors' shapes."""
+    _style(ax, "", "side, pixels (root of the area)", "width : height")
+    ax.set_title("Objects and anchors", loc="left", fontsize=10, fontweight="bold", color=INK, pad=26)
+    side, ratio = (_array(v).clip(1e-2, 1e4) for v in (report.side, report.ratio))
+    fitted = _array(report.fitted)
+    for mask, name, colour in ((fitted, "fitted", CURVES[0]), (~fitted, "fitted by no anchor", CURVES[1])):
+        marks = {"s": 14, "color": colour, "alpha": 0.55, "linewidths": 0, "clip_on": False}
+        ax.scatter(side[mask], ratio[mask], label=f"{name}, {mask.sum():,}", **marks)
+    if spec is not None:
+        shapes = np.array([shape for k in range(len(spec.sizes)) for shape in spec.shapes(k)])  # (S, 2)
+        width, height = shapes.T * np.array(report.image_size[::-1])[:, None]
+        place = np.sqrt(width * height), width / height
+        ax.scatter(
+            *place, marker="+", s=34, color=INK, linewidths=0.9, label=f"anchors, {len(shapes)} shapes"
+        )
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_locator(NullLocator())
+    ax.legend(ncols=3, loc="lower left", bbox_to_anchor=(-0.02, 0.99), borderpad=0, handletextpad=0.1,
+              columnspacing=1, fontsize=8, frameon=False, labelcolor=INK)  # fmt: skip
+
+
+def _plot_shares(ax: Axes, title: str, groups: Sequence[Group]) -> None:
+    """A bar for each group, the share of its objects that an anchor fits, and how many they are."""
+    _style(ax, f"Share fitted, {title}", "")
+    rows = np.arange(len(groups))[::-1]
+    ax.barh(rows, [group.recall for group in groups], color=CURVES[0], height=0.62)
+    ax.barh(rows, 1, color=MAT, height=0.62, zorder=0)
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(groups) - 0.4))
+    ax.set_yticks(rows, [group.name for group in groups])
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    for row, group in zip(rows, groups, strict=True):
+        ax.text(1.03, row, f"{group.objects:,}", transform=ax.get_yaxis_transform(), va="center",
+                fontsize=8, color=INK)  # fmt: skip
+    ax.text(1.03, 1.06, "objects", transform=ax.transAxes, fontsize=8, color=FAINT)
 
 
 # ---- pictures at their own resolution ----

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -19,3 +23,11 @@ settings.register_profile("explore", derandomize=False, max_examples=2000, print
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 torch.set_num_threads(1)  # the tests run side by side, and every tensor here is small
+
+
+@pytest.fixture
+def anyones_folder() -> Iterator[Path]:
+    """A folder that every user may read and write, as pytest's own is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)

@@ -45,10 +45,15 @@ class PretendDevice(TorchFunctionMode):
             return torch.device("cuda")
         if "device" in kwargs:
             kwargs["device"] = "cpu"
+        args = tuple(torch.device("cpu") if _is_cuda(a) else a for a in args)
         name = getattr(func, "__name__", "")
         if name in WAITS or (name in ("__getitem__", "__setitem__") and _picks_by_mask(args[1])):
             self.waits[name] += 1
         return func(*args, **kwargs)
+
+
+def _is_cuda(argument: object) -> bool:
+    return isinstance(argument, torch.device) and argument.type == "cuda"
 
 
 def _picks_by_mask(index: object) -> bool:

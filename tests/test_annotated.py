@@ -41,6 +41,16 @@ def test_a_picture_is_resized_and_its_box_normalised(tmp_path):
     assert [white[1].min(), white[0].min(), white[1].max(), white[0].max()] == [16, 16, 47, 63]
 
 
+def test_a_letterbox_moves_the_box_with_the_picture(tmp_path):
+    """40 × 20 in 64 × 64: 64 × 32, with 16 rows above and below."""
+    sample = first(entry(tmp_path, (10.0, 5.0, 30.0, 20.0)), fit="letterbox")
+    assert sample.boxes.tolist() == [[0.25, 0.375, 0.75, 0.75]]
+    white = torch.where(sample.image[0] > 127)
+    assert [white[1].min(), white[0].min(), white[1].max(), white[0].max()] == [16, 24, 47, 47]
+    with pytest.raises(ValueError, match="fit is 'pad'"):
+        first(entry(tmp_path), fit="pad")
+
+
 def test_no_object_is_legal(tmp_path):
     sample = first(entry(tmp_path))
     assert sample.boxes.shape == (0, 4)
@@ -76,6 +86,7 @@ def test_a_pixel_out_of_the_picture_is_cut_off(tmp_path):
         ((1.0, -2.0, 9.0, 9.0), "reaches out"),
         ((40.0, 5.0, 41.0, 9.0), "outside"),
         ((-1.0, 5.0, 0.0, 9.0), "outside"),
+        ((20.0, 5.0, 20.0000001, 9.0), "too thin"),
     ],
 )
 def test_other_boxes_are_refused_by_name_and_number(tmp_path, box, fault):

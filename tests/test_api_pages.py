@@ -36,7 +36,7 @@ def test_every_public_module_is_in_the_reference():
         for path in (ROOT / "d2lmini").rglob("*.py")
     }
     inner = {name for name in modules if name.startswith("d2lmini.widgets.")}  # told in d2lmini.widgets
-    drawn = {f"d2lmini.data.{n}" for n in ("backdrops", "drawing", "images", "scenes", "shapes")}
+    drawn = {f"d2lmini.data.{n}" for n in ("backdrops", "drawing", "scenes", "shapes")}
     assert modules - inner - drawn - {"d2lmini", "d2lmini.__main__"} == set(LISTED)
 
 

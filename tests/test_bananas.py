@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.server
 import io
 import stat
 import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import build_opener
 
 import numpy as np
 import pytest
@@ -55,6 +59,32 @@ def written(root, files: dict[str, bytes] | None = None):
     return root
 
 
+def served(handler, status: int, headers: dict[str, str], body: bytes) -> None:
+    """A whole answer."""
+    handler.send_response(status)
+    for name, value in {"Content-Length": str(len(body)), **headers}.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def cut(content: bytes, *lengths: int, ranges: bool = True):
+    """A server that breaks off after so many bytes of each answer, in turn; then it gives all the rest."""
+    left = list(lengths)
+
+    def answer(handler) -> None:
+        asked = handler.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and ranges else 0
+        if start > len(content):
+            return served(handler, 416, {}, b"")
+        rest = content[start:]
+        more = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
+        body = rest[: left.pop(0)] if left else rest
+        return served(handler, 206 if start else 200, {"Content-Length": str(len(rest)), **more}, body)
+
+    return answer
+
+
 @pytest.fixture
 def server(monkeypatch):
     """A server on this machine: put into `answers` what it says; `asked` is what it was asked."""
@@ -62,18 +92,16 @@ def server(monkeypatch):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
-            status, headers, body = answers.get(self.path, (404, {}, b""))
-            self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            asked.append((self.path, self.headers.get("Range")))
+            answer = answers.get(self.path, (404, {}, b""))
+            with contextlib.suppress(OSError):  # the reader left
+                answer(self) if callable(answer) else served(self, *answer)
 
         def log_message(self, *_):
             pass
 
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.setattr(bananas, "_OPENER", build_opener(bananas._StayOnHttps))  # reads no_proxy
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -82,6 +110,12 @@ def server(monkeypatch):
         yield running
         running.shutdown()
         thread.join()
+
+
+def left(root) -> list[str]:
+    """What a download left behind, but for the lock, an empty file."""
+    assert all(path.stat().st_size == 0 for path in root.glob(bananas.LOCK))
+    return sorted(path.name for path in root.iterdir() if path.name != bananas.LOCK)
 
 
 def sha1(content: bytes) -> str:
@@ -103,7 +137,7 @@ def test_the_archive_is_read_from_its_folder_or_the_one_above(tmp_path, split, b
 
 
 def test_nothing_there_names_the_ways_out_and_downloads_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(bananas, "urlopen", None)  # any use would fail
+    monkeypatch.setattr(bananas, "_OPENER", None)  # any use would fail
     monkeypatch.setenv("D2LMINI_DATA", str(tmp_path / "none"))
     with pytest.raises(DataError, match=r"download\(\).*--data bananas"):
         Bananas()
@@ -148,10 +182,10 @@ def test_it_is_fetched_once_checked_and_put_in_place(tmp_path, server):
     server.answers["/a.zip"] = (200, {}, content)
     folder = download(root, f"{server.url}/a.zip", sha1(content))
     assert folder == root / "banana-detection"
-    assert [path.name for path in root.iterdir()] == ["banana-detection"]
+    assert left(root) == ["banana-detection"]
     assert len(Bananas(root)) == 2
     assert download(root, f"{server.url}/a.zip", sha1(content)) == folder
-    assert server.asked == ["/a.zip"]
+    assert server.asked == [("/a.zip", None)]
 
 
 def redirect(to: str):
@@ -163,16 +197,16 @@ def redirect(to: str):
     [
         ((404, {}, b""), "404.*--data bananas"),
         ((200, {}, b"<html>log in</html>"), "is not the archive.*SHA-1.*Nothing was unpacked"),
-        ((200, {"Content-Length": "99999"}, b"half"), "cut off after 4 of 99999"),
         (redirect("/a.zip"), "loop"),
         (redirect("file:///etc/passwd"), "not allowed"),
+        (lambda handler: None, "cut off .*without response"),
     ],
 )
 def test_anything_else_is_refused_and_leaves_nothing(tmp_path, server, answer, fault):
     server.answers["/a.zip"] = answer
     with pytest.raises(DataError, match=f"(?s){fault}"):
         download(tmp_path, f"{server.url}/a.zip", sha1(b"the archive"), timeout=5)
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
 def test_a_redirect_away_from_https_is_refused(tmp_path, server):
@@ -182,17 +216,118 @@ def test_a_redirect_away_from_https_is_refused(tmp_path, server):
     server.answers["/b.zip"] = (200, {}, content)
     with pytest.raises(DataError, match=r"localhost.* is not an https address"):
         download(tmp_path, f"{server.url}/a.zip", sha1(content), timeout=5)
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize("limit", ["MAX_ARCHIVE", "DEADLINE"])
-def test_time_and_size_are_bounded(tmp_path, server, monkeypatch, limit):
+def test_a_redirect_back_to_https_does_not_excuse_the_detour(tmp_path, server):
+    server.answers["/a.zip"] = redirect("http://example.org/b.zip")
+    with pytest.raises(DataError, match=r"http://example.org/b.zip is not an https address"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(b""), timeout=5)
+
+
+def test_size_is_bounded(tmp_path, server, monkeypatch):
     content = zipped(members())
     server.answers["/a.zip"] = (200, {}, content)
-    monkeypatch.setattr(bananas, limit, 0)
-    with pytest.raises(DataError, match=r"more than 0 bytes|too slow"):
+    monkeypatch.setattr(bananas, "MAX_ARCHIVE", 1000)
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"more than 1000 bytes"):
+            download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert server.asked[1] == ("/a.zip", None)
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline"])
+def test_a_slow_server_does_not_hold_us(tmp_path, server, monkeypatch, limit):
+    """It sends a byte now and then, or one and then none."""
+    over = threading.Event()
+
+    def drip(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000")
+        handler.end_headers()
+        while not over.is_set():
+            handler.wfile.write(b"x")
+            over.wait(60 if limit == "timeout" else 0.02)
+
+    server.answers["/a.zip"] = drip
+    monkeypatch.setattr(bananas, "DEADLINE", 30 if limit == "timeout" else 0.2)
+    with pytest.raises(DataError, match=r"cut off .*timed out" if limit == "timeout" else "too slow"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(b"x"), timeout=0.3)
+    over.set()
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_transfer_is_gone_on_with(tmp_path, server, ranges):
+    content = zipped(members())
+    server.answers["/a.zip"] = cut(content, 1000, 2000, ranges=ranges)
+    download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert len(Bananas(tmp_path)) == 2
+    assert left(tmp_path) == ["banana-detection"]
+    assert [asked for _, asked in server.asked] == [None, "bytes=1000-", f"bytes={3000 if ranges else 2000}-"]
+
+
+def test_what_came_before_the_server_went_away_is_kept_for_the_next_call(tmp_path, server):
+    content = zipped(members())
+    server.answers["/a.zip"] = cut(content, 1000, 0)
+    with pytest.raises(DataError, match=r"1000 bytes are kept, the next call goes on"):
         download(tmp_path, f"{server.url}/a.zip", sha1(content))
-    assert list(tmp_path.iterdir()) == []
+    assert len(left(tmp_path)) == 1
+    download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert [asked for _, asked in server.asked] == [None, "bytes=1000-", "bytes=1000-"]
+    assert left(tmp_path) == ["banana-detection"]
+
+
+def test_a_transfer_cut_at_once_names_the_way_out(tmp_path, server):
+    server.answers["/a.zip"] = cut(b"content", 0, 0, 0)
+    with pytest.raises(DataError, match=r"cut off .*--data bananas"):
+        download(tmp_path, f"{server.url}/a.zip", sha1(b"content"))
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("kept", [b"x" * 1000, b"x" * 10**6])
+def test_a_beginning_that_is_not_the_archives_does_no_harm_for_long(tmp_path, server, kept):
+    """A wrong one makes a wrong hash, once; one that is too long is seen from the server's answer."""
+    content = zipped(members())
+    server.answers["/a.zip"] = cut(content)
+    (tmp_path / f".banana-{sha1(content)[:12]}.part").write_bytes(kept)
+    if len(kept) < len(content):
+        with pytest.raises(DataError, match="SHA-1"):
+            download(tmp_path, f"{server.url}/a.zip", sha1(content))
+        assert left(tmp_path) == []
+    download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert len(Bananas(tmp_path)) == 2
+
+
+def test_an_archive_that_is_there_is_not_fetched_again(tmp_path, server):
+    """The last run was stopped between the download and the end of unpacking."""
+    content = zipped(members())
+    (tmp_path / f".banana-{sha1(content)[:12]}.part").write_bytes(content)
+    download(tmp_path, f"{server.url}/a.zip", sha1(content))
+    assert server.asked == []
+    assert left(tmp_path) == ["banana-detection"]
+
+
+def test_another_part_than_asked_for_is_refused(tmp_path, server):
+    wanted = sha1(b"0123456789")
+    (tmp_path / f".banana-{wanted[:12]}.part").write_bytes(b"012")
+    server.answers["/a.zip"] = (206, {"Content-Range": "bytes 0-9/10"}, b"0123456789")
+    with pytest.raises(DataError, match="another part"):
+        download(tmp_path, f"{server.url}/a.zip", wanted)
+    assert left(tmp_path) == []
+
+
+def test_of_several_at_once_one_downloads(tmp_path, server):
+    content = zipped(members())
+
+    def slow(handler):
+        time.sleep(0.2)
+        served(handler, 200, {}, content)
+
+    server.answers["/a.zip"] = slow
+    with ThreadPoolExecutor(3) as pool:  # a lock is of an open file, so threads stand for processes
+        arguments = tmp_path, f"{server.url}/a.zip", sha1(content)
+        folders = {pool.submit(download, *arguments) for _ in range(3)}
+        assert {folder.result() for folder in folders} == {tmp_path / "banana-detection"}
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("url", ["http://example.org/a.zip", "file:///etc/passwd", "ftp://x/a.zip"])
@@ -220,7 +355,20 @@ def test_another_archive_is_refused(tmp_path, server):
     server.answers["/a.zip"] = (200, {}, content)
     with pytest.raises(DataError, match="does not hold bananas_train"):
         download(tmp_path, f"{server.url}/a.zip", sha1(content))
-    assert list(tmp_path.iterdir()) == []
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "fault"), [({"../evil": b"1"}, "evil.*refused"), ({"zeros": bytes(10**6)}, "refused")]
+)
+def test_the_right_hash_does_not_excuse_an_evil_archive(tmp_path, server, monkeypatch, files, fault):
+    content = zipped(files)
+    server.answers["/a.zip"] = (200, {}, content)
+    monkeypatch.setattr(bananas, "MAX_UNPACKED", 10**5)
+    with pytest.raises(DataError, match=fault):
+        download(tmp_path / "root", f"{server.url}/a.zip", sha1(content))
+    assert left(tmp_path / "root") == []
+    assert not (tmp_path / "evil").exists()
 
 
 def test_the_other_process_was_quicker(tmp_path, server, monkeypatch):

@@ -243,6 +243,7 @@ def test_page_on_a_desk(browser, address, page):
     """Served, wide and light: it is not too heavy, and every control moves its figure."""
     found = look.on_a_desk(browser, address, page)
     check(found)
+    assert not found.shown["sideways"], "code that scrolls sideways on a desk"
     limit = WIDGET_PAGE if found.shown["figures"] else PLAIN_PAGE
     assert found.weight <= limit
     assert len(found.controls) >= found.shown["figures"]

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.boxes import box_iou, decode
-from d2lmini.detect import Detections, detect, nms, soft_nms, suppress
+from d2lmini.detect import Detections, detect, detect_padded, nms, soft_nms, suppress
 
 from . import references
+from .pretend import PretendDevice
 from .strategies import box_tensors, random_boxes
 
 # `d2lmini.detect` is the function once the package is imported; this is the module of that name
@@ -301,6 +302,50 @@ def test_detect_equals_the_loop(seed, k, a, options):
         torch.testing.assert_close(found.labels, expected.labels, **EXACT)
 
 
+def without_the_bound() -> pytest.MonkeyPatch:
+    """Every anchor gets its softmax, as if the quick bound on it did not exist."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(detection, "_hopeful", lambda logits, threshold: (logits, None))
+    return patch
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(2, 6),
+    threshold=st.sampled_from([1e-30, 0.01, 0.5, 0.99, 0.999999, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    best=st.booleans(),
+)
+def test_the_bound_on_scores_leaves_out_none_that_reaches_the_threshold(seed, k, threshold, dtype, best):
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 60, k + 1, generator=draw).mul(3).round()  # equal scores among them
+    logits[..., 0] += 20 * torch.rand(2, 60, generator=draw)  # background in most places
+    logits[0, 3, 1], logits[0, 4, 0], logits[1, 5, 2] = math.nan, math.inf, math.inf
+    edge = math.log(0.5 / 0.5) if threshold == 0.5 else 5.0
+    logits[1, 6] = torch.tensor([0.0, edge, *[-200.0] * (k - 1)])  # a softmax that equals its bound
+    case = (logits.to(dtype), torch.randn(2, 60, 4, generator=draw), random_boxes(60, generator=draw))
+    options = {"score_threshold": threshold, "best_class_only": best, "iou_threshold": 1.0, "top_k": None}
+    patch = without_the_bound()
+    try:
+        wanted = detect(*case, max_detections=1000, **options)
+    finally:
+        patch.undo()
+    for found, all_of_them in zip(detect(*case, max_detections=1000, **options), wanted, strict=True):
+        for a, b in zip(found, all_of_them, strict=True):
+            assert torch.equal(a, b)
+
+
+def test_the_bound_leaves_few_anchors_of_a_trained_network():
+    logits = torch.zeros(2, 100, 4)
+    logits[..., 0] = 12
+    logits[0, [7, 40], 2] = 14.0
+    logits[1, 99, 3] = 12.0
+    few, place = detection._hopeful(logits, 0.01)
+    assert few.shape == (2, 2, 4)
+    assert place.tolist() == [[7, 40], [99, 0]]
+    assert detection.foreground_scores(few)[1, 1].nan_to_num(0).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize("soft", [None, "linear", "gaussian"])
 @pytest.mark.parametrize("k", [1, 3])
 def test_a_picture_is_answered_the_same_in_any_company(soft, k):
@@ -575,3 +620,54 @@ def test_broken_box_hides_nothing_beyond_the_first_block():
 def test_anchors_of_another_model_are_refused():
     with pytest.raises(ValueError, match="take all three from one model"):
         detect(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), torch.zeros(4, 4))
+
+
+# ------------------------------------------------------------------------------ without waiting
+
+DIFFERENT = [
+    {},
+    {"soft": "gaussian"},
+    {"soft": "linear", "class_aware": False},
+    {"class_aware": False, "iou_threshold": 0.2},
+    {"best_class_only": True, "top_k": 37, "max_detections": 5},
+    {"score_threshold": 0.0, "clip": False},
+    {"score_threshold": 1.0},
+]
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("options", DIFFERENT)
+def test_what_is_found_without_a_look_is_what_is_found(k, options):
+    logits, offsets, anchors = answers(3, 150, k, seed=4)
+    logits[1, :, 0] = 1e4  # a picture in which there is nothing
+    logits[2, ::7] = logits[2, :1]  # equal scores
+    expected = detect(logits, offsets, anchors, **options)
+    padded = detect_padded(logits, offsets, anchors, **options)
+    with PretendDevice() as device:
+        there = detect_padded(logits, offsets, anchors, **options)
+        assert not device.waits, device.waits
+    for a, b in zip(there, padded, strict=True):
+        torch.testing.assert_close(a[:, : b.shape[1]], b)
+        assert not (a[:, b.shape[1] :] > 0).any()
+    for found, other in zip(padded.lists(), expected, strict=True):
+        for a, b in zip(found, other, strict=True):
+            torch.testing.assert_close(a, b, **EXACT)
+    assert there.labels.shape[1] <= options.get("max_detections", 100)
+
+
+@given(seed=st.integers(0, 2**32), threshold=st.sampled_from(THRESHOLDS), grouped=st.booleans())
+def test_walking_down_the_lists_suppresses_the_same(seed, threshold, grouped):
+    boxes = torch.stack([crowd(40, seed), crowd(40, seed + 1)])
+    valid = torch.rand(2, 40, generator=seeded(seed)) < 0.8
+    groups = torch.randint(3, (2, 40), generator=seeded(seed)) if grouped else None
+    looked = suppress(boxes, valid, threshold, groups)
+    torch.testing.assert_close(suppress(boxes, valid, threshold, groups, looks=False), looked, **EXACT)
+
+
+@pytest.mark.parametrize(("n", "a"), [(0, 5), (2, 0), (0, 0)])
+def test_nothing_in_nothing_out_in_one_shape(n, a):
+    for place in (PretendDevice, torch.no_grad):
+        with place():
+            padded = detect_padded(torch.zeros(n, a, 3), torch.zeros(n, a, 4), torch.zeros(a, 4))
+        assert padded.boxes.shape[::2] == (n, 4)
+        assert [len(f.scores) for f in padded.lists()] == [0] * n

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from d2lmini.data.annotated import DataError
+from d2lmini.data import voc as voc_form
+from d2lmini.data.files import DataError, DataWarning
 from d2lmini.data.folders import open_folder
+from tests.nobody import as_nobody
 
 WIDTH, HEIGHT = 40, 20
 
@@ -162,7 +165,135 @@ def test_a_size_is_compared_where_it_is_one(tmp_path):
         data[4]
 
 
+def test_the_devkits_own_depth(tmp_path):
+    """VOCdevkit/VOC2012 with its masks, which have the pictures' names, opened from above."""
+    root = voc(tmp_path / "VOCdevkit" / "VOC2012", {"a": xml(("cat", 1, 1, 5, 5)), "b": xml()})
+    picture(root / "SegmentationClass" / "a.png")
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    (root / "ImageSets" / "Main" / "val.txt").write_text("a\n")
+    data = open_folder(tmp_path, "val")
+    assert [entry.image for entry in data.entries] == [root / "JPEGImages" / "a.jpg"]
+    assert "1 annotations are in no list and not used, b for one" in data.notes[0]
+    (root / "ImageSets" / "Main" / "test.txt").write_text("no annotation of tests\nb\n")
+    assert not open_folder(tmp_path, "val").notes  # another split's list may name what is not there
+    voc(tmp_path / "VOCdevkit" / "VOC2007", {"c": xml()})
+    with pytest.raises(DataError, match=r"VOC2007.*VOC2012.*open the folder of one set"):
+        open_folder(tmp_path, "val")
+
+
+def test_annotations_may_have_folders_of_their_own(tmp_path):
+    """As in the Oxford pets: annotations/xmls beside annotations/trimaps."""
+    (tmp_path / "annotations" / "xmls").mkdir(parents=True)
+    (tmp_path / "annotations" / "xmls" / "a.xml").write_text(xml(("cat", 1, 1, 5, 5), filename="a.jpg"))
+    picture(tmp_path / "annotations" / "trimaps" / "a.png")
+    picture(tmp_path / "images" / "a.jpg")
+    assert open_folder(tmp_path, "all").entries[0].image == tmp_path / "images" / "a.jpg"
+
+
+def test_annotations_beside_their_pictures(tmp_path):
+    for name in ("a", "b"):
+        picture(tmp_path / "pets" / f"{name}.jpg")
+        (tmp_path / "pets" / f"{name}.xml").write_text(xml(("cat", 1, 1, 5, 5)))
+    picture(tmp_path / "old" / "a.jpg")
+    assert [entry.image.parent.name for entry in open_folder(tmp_path, "all").entries] == ["pets", "pets"]
+
+
+def test_folders_of_annotations_divide_and_tell_equal_names_apart(tmp_path):
+    for split in ("train", "val"):
+        picture(tmp_path / "images" / split / "1.jpg")
+        (tmp_path / "annotations" / split).mkdir(parents=True)
+        (tmp_path / "annotations" / split / "1.xml").write_text(xml((f"cat {split}", 1, 1, 5, 5)))
+    for split in ("train", "val"):
+        data = open_folder(tmp_path, split)
+        assert [entry.image.parent.name for entry in data.entries] == [split]
+        assert data.entries[0].objects[0].name == f"cat {split}"
+        assert data.classes == ("cat train", "cat val")
+    assert len(open_folder(tmp_path, "all")) == 2
+    with pytest.raises(DataError, match="no annotations for test, but for train, val"):
+        open_folder(tmp_path, "test")
+
+
+def test_what_is_not_used_is_said(tmp_path):
+    root = voc(tmp_path, simple(2) | {"x": xml(("cat", 1, 1, 5, 5, "<difficult>1</difficult>"))})
+    picture(root / "JPEGImages" / "forgotten.jpg")
+    picture(root / "elsewhere" / "logo.jpg")
+    notes = open_folder(root, "all").notes
+    assert len(notes) == 2
+    assert "1 pictures have no annotation and are not used, forgotten.jpg" in notes[0]
+    assert "1 objects marked as difficult" in notes[1]
+    assert len(open_folder(root, "all", difficult=True).notes) == 1
+    found = content()
+    found["annotations"][0]["iscrowd"] = 1
+    coco(tmp_path / "coco", found)
+    picture(tmp_path / "coco" / "images" / "forgotten.jpg")
+    notes = open_folder(tmp_path / "coco", "all").notes
+    assert ["1 objects" in notes[0], "1 pictures" in notes[1]] == [True, True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
+def test_links_may_lead_in_circles_and_to_pictures(tmp_path):
+    root = voc(tmp_path / "set", simple(2))
+    (root / "JPEGImages").rename(tmp_path / "stored")
+    (root / "images").symlink_to(tmp_path / "stored")
+    (root / "Annotations" / "again").symlink_to(root)
+    data = open_folder(root, "all", size=16)
+    assert len(data) == 2
+    assert data[1].boxes.shape == (1, 4)
+
+
 # ------------------------------------------------------------------------------------------- splits
+
+
+def test_a_list_for_train_and_val_together_is_divided_by_lot(tmp_path):
+    root = voc(tmp_path, simple(6))
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "trainval.txt").write_text("p00\np01\np02\np03\np04\n")
+    (root / "ImageSets" / "test.txt").write_text("p05\n")
+    parts = [names(open_folder(root, split)) for split in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [4, 1, 1]
+    assert sorted(name for part in parts for name in part) == names(open_folder(root, "all"))
+
+
+@pytest.mark.parametrize("form", ["voc", "coco"])
+def test_lists_of_ones_own_divide_any_folder(tmp_path, form):
+    if form == "voc":
+        root = voc(tmp_path / "set", {f"p{i}": xml(("cat", 1, 1, 5, 5)) for i in range(3)})
+    else:
+        root = coco(tmp_path / "set", content())
+    first, rest = tmp_path / "a list.txt", tmp_path / "rest.txt"
+    folder = "JPEGImages" if form == "voc" else "images"
+    first.write_text(f"\ufeffp1\n\n{folder}/p0.jpg\n", encoding="utf-8")
+    rest.write_text("p2.jpg\n")
+    assert names(open_folder(root, "train", train_list=first)) == ["p1", "p0"]
+    assert names(open_folder(root, "val", train_list=first)) == ["p2"]
+    assert names(open_folder(root, "train", val_list=first)) == ["p2"]
+    assert names(open_folder(root, "val", train_list=first, val_list=rest)) == ["p2"]
+    with pytest.raises(DataError, match="no list of test pictures"):
+        open_folder(root, "test", val_list=first)
+    rest.write_text("p1\n")
+    with pytest.raises(DataError, match=r"a list\.txt and .*rest\.txt both name .*p1: leave it in one"):
+        open_folder(root, "train", train_list=first, val_list=rest)
+    rest.write_text("p0\np1\np2\n")
+    with pytest.raises(DataError, match="nothing is left for train"):
+        open_folder(root, "train", val_list=rest)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (b"p0\np0.jpg\n", r"line 2: 'p0\.jpg' was named before"),
+        (b"p9\n", "line 1: there is no annotation for 'p9'"),
+        (b"p\xff\n", "write it as UTF-8"),
+        (b"", "no picture for train"),
+    ],
+)
+def test_lists_that_make_no_sense_are_refused(tmp_path, text, fault):
+    root = voc(tmp_path / "set", {"p0": xml(("cat", 1, 1, 5, 5)), "p1": xml()})
+    (tmp_path / "train.txt").write_bytes(text)
+    with pytest.raises(DataError, match=fault):
+        open_folder(root, "train", train_list=tmp_path / "train.txt")
+    with pytest.raises(DataError, match="no file"):
+        open_folder(root, "train", train_list=tmp_path / "none.txt")
 
 
 def test_lists_divide_and_the_classes_are_those_of_all(tmp_path):
@@ -315,7 +446,130 @@ def test_what_is_no_json_is_refused(tmp_path, text):
         open_folder(root, "all")
 
 
+def test_coco_pictures_may_be_in_any_folder_and_in_folders_below(tmp_path):
+    found = content()
+    for image in found["images"]:
+        image["file_name"] = f"cats/{image['file_name']}"
+    coco(tmp_path, found)
+    (tmp_path / "photos").mkdir()
+    shutil.move(tmp_path / "images", tmp_path / "photos" / "cats")
+    assert len(open_folder(tmp_path, "all", size=16)[2].labels) == 1
+
+
+@pytest.mark.parametrize(
+    ("found", "fault"),
+    [
+        (changed("categories", id=18), r"categories\[1\]: the id 18 is used twice"),
+        (changed("categories", name=" "), r"categories\[1\]: 'name' is empty"),
+        (changed("images", file_name="p0.jpg"), r"images\[1\]: the picture 'p0\.jpg' was named before"),
+    ],
+)
+def test_what_coco_says_twice_is_refused(tmp_path, found, fault):
+    with pytest.raises(DataError, match=fault):
+        open_folder(coco(tmp_path, found), "all")
+
+
+# ----------------------------------------------------------------------------------------- skipping
+
+
+def spoilt(root: Path) -> Path:
+    """Eight pictures in VOC's form, five of which have something wrong."""
+    voc(root, simple(8))
+    (root / "Annotations" / "p00.xml").write_text("<annotation>")
+    (root / "Annotations" / "p01.xml").write_text(xml(("cat", 9, 1, 3, 5), ("cat", 1, 1, 5, 5)))
+    (root / "JPEGImages" / "p02.jpg").write_bytes(b"")
+    (root / "JPEGImages" / "p03.jpg").unlink()
+    (root / "Annotations" / "p04.xml").write_text(xml(("cat", 1, 1, "x", 5)))
+    return root
+
+
+def test_faults_are_skipped_counted_and_named(tmp_path):
+    root = spoilt(tmp_path / "schöne Bilder")
+    with pytest.raises(DataError, match=r"p00\.xml"):
+        open_folder(root, "all", size=16)
+    with pytest.warns(DataWarning, match=r"schöne Bilder, all: 5 faults were skipped, 3 pictures are left"):
+        data = open_folder(root, "all", size=16, skip_bad=True)
+    assert names(data) == ["p05", "p06", "p07"]
+    assert [len(data[i].labels) for i in range(3)] == [1, 1, 1]
+    for name, fault in zip(
+        ("p00.xml", "p04.xml", "p03.xml", "p01.xml", "p02.jpg"), data.skipped, strict=True
+    ):
+        assert name in fault
+
+
+def test_a_list_may_name_what_is_skipped(tmp_path):
+    root = spoilt(tmp_path)
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("p00\np02\np05\n")
+    with pytest.warns(DataWarning, match="1 pictures are left"):
+        data = open_folder(root, "train", size=16, skip_bad=True)
+    assert names(data) == ["p05"]
+
+
+def test_objects_of_other_classes_are_skipped_alone(tmp_path):
+    root = voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("dog", 1, 1, 9, 9)), "b": xml(("dog", 1, 1, 5, 5))})
+    with pytest.warns(DataWarning, match=r"2 faults were skipped, 2 pictures are left.*'dog' is not among"):
+        data = open_folder(root, "all", size=16, classes=["cat"], skip_bad=True)
+    assert [data[i].labels.tolist() for i in range(2)] == [[0], []]
+
+
+def test_coco_records_are_skipped_with_their_pictures(tmp_path):
+    found = content()
+    found["annotations"][0]["bbox"] = [1, 2]
+    found["annotations"] += [{"image_id": 4, "category_id": 18, "bbox": [1, 1, 2, 2]}]
+    found["images"] += [{"id": 9}]
+    with pytest.warns(DataWarning, match="3 faults were skipped, 2 pictures are left"):
+        data = open_folder(coco(tmp_path, found), "all", size=16, skip_bad=True)
+    assert names(data) == ["p0", "p2"]
+
+
+def test_nothing_left_is_an_error_and_nothing_skipped_no_warning(tmp_path, recwarn):
+    root = voc(tmp_path / "good", simple(2))
+    assert open_folder(root, "all", skip_bad=True).skipped == ()
+    assert not recwarn.list
+    for path in (root / "JPEGImages").iterdir():
+        path.write_bytes(b"x")
+    with pytest.warns(DataWarning), pytest.raises(DataError, match=r"no picture is without.*p00\.jpg"):
+        open_folder(root, "all", skip_bad=True)
+
+
 # ----------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no POSIX permissions")
+@pytest.mark.parametrize(
+    "closed", ["", "Annotations", "Annotations/p00.xml", "JPEGImages", "JPEGImages/p00.jpg"]
+)
+def test_what_may_not_be_read_asks_for_permissions(anyones_folder, closed):
+    root = voc(anyones_folder / "set", simple(2))
+    with as_nobody():
+        assert len(open_folder(root, "all", size=16)[0].labels) == 1
+    (root / closed).chmod(0)
+    try:
+        with as_nobody(), pytest.raises(DataError, match=rf"{closed}.*permission"):
+            open_folder(root, "all", size=16)[0]
+    finally:
+        (root / closed).chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no named pipes")
+@pytest.mark.parametrize("name", ["Annotations/p00.xml", "JPEGImages/p00.jpg"])
+def test_pipes_would_hang_and_are_refused(tmp_path, name):
+    root = voc(tmp_path, simple(2))
+    (root / name).unlink()
+    os.mkfifo(root / name)
+    with pytest.raises(DataError, match=f"{name} is a pipe"):
+        open_folder(root, "all", size=16)[0]
+
+
+def test_a_deep_or_long_xml_file_is_refused(tmp_path, monkeypatch):
+    deep = "<a>" * 100_000 + "</a>" * 100_000
+    root = voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), extra=deep)})
+    assert len(open_folder(root, "all", size=16)[0].labels) == 1  # depth alone does no harm
+    monkeypatch.setattr(voc_form, "MAX_XML", 1000)
+    with pytest.raises(DataError, match=r"a\.xml has \d+ bytes"):
+        open_folder(root, "all")
+
 
 BOMB = (
     '<!DOCTYPE a [<!ENTITY b "ha"><!ENTITY c "&b;&b;&b;">]><annotation><filename>&c;</filename></annotation>'
@@ -351,6 +605,18 @@ def test_bad_boxes_are_refused_when_their_picture_is_read(tmp_path, box, fault):
     data = open_folder(voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("cat", *box))}), "all")
     with pytest.raises(DataError, match=rf"a\.xml, object 2 \(cat\).*{fault}"):
         data[0]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "all"])
+def test_a_folder_of_one_or_no_picture_is_told_so(tmp_path, split):
+    with pytest.raises(DataError, match=r"has 0 annotated picture|has no picture for all"):
+        open_folder(coco(tmp_path / "none", content(0)), split)
+    one = coco(tmp_path / "one", content(1))
+    if split == "all":
+        assert len(open_folder(one, split)) == 1
+    else:
+        with pytest.raises(DataError, match="has 1 annotated picture"):
+            open_folder(one, split)
 
 
 def test_folders_that_are_not_data_are_refused(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks import photographs
+from d2lmini import __main__ as command_line
 from d2lmini import checkpoint, train
 from d2lmini.__main__ import main
+from d2lmini.data import Held, load, open_data
+from d2lmini.data.images import read_image, to_tensor
 
 TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
 FAST = ["--epochs", "2", "--batch-size", "4", "--precision", "float32", "--quiet"]
@@ -128,13 +135,14 @@ def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]
     (tmp_path / "cut.safetensors").write_bytes(Path(model).read_bytes()[:1000])
     blocked = tmp_path / "blocked"
     blocked.write_text("")
-    new = str(tmp_path / "new")
+    new, hollow = str(tmp_path / "new"), tmp_path / "hollow"
+    hollow.mkdir()
     return {
         "no such picture": (["detect", "nowhere.jpg", "--model", model], "nowhere.jpg"),
         "text": (["detect", str(tmp_path / "text.jpg"), "--model", model], "text.jpg"),
         "empty": (["detect", str(tmp_path / "empty.png"), "--model", model], "empty.png"),
         "cut": (["detect", str(tmp_path / "cut.png"), "--model", model], "cut.png"),
-        "folder": (["detect", str(tmp_path), "--model", model], "is a folder"),
+        "folder": (["detect", str(hollow), "--model", model], "holds no pictures"),
         "no model": (["detect", good, "--model", "none.safetensors"], "none.safetensors"),
         "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
         "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),
@@ -253,3 +261,186 @@ def test_the_picture_of_a_model_does_not_depend_on_the_path_taken(trained, tmp_p
     found = json.loads((tmp_path / "p.json").read_text())["detections"]
     expected = expected.at_least(0.01)
     assert [row["score"] for row in found] == pytest.approx(expected.scores.tolist(), abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in VOC's form, its name in words: twice as wide as high, one bright square in each."""
+    root = tmp_path_factory.mktemp("pictures") / "meine schönen Bilder"
+    (root / "Annotations").mkdir(parents=True)
+    (root / "photos").mkdir()
+    for i in range(10):
+        picture = Image.new("RGB", (80, 40), (40, 50, 60))
+        picture.paste((240, 250, 230), (8 * i, 10, 8 * i + 8, 18))
+        picture.save(root / "photos" / f"{i}.png")
+        name = ("cat", "dog")[i % 2]
+        box = f"<xmin>{8 * i + 1}</xmin><ymin>11</ymin><xmax>{8 * i + 8}</xmax><ymax>18</ymax>"
+        text = f"<annotation><object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+        (root / "Annotations" / f"{i}.xml").write_text(text)
+    return root
+
+
+def test_all_four_commands_work_on_a_folder(folder, tmp_path, capsys):
+    out, model = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
+    shape = ["--data", str(folder), "--size", "64", "--fit", "letterbox", "--stream", "--workers", "0"]
+    assert main(["train", *shape, *FAST, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "0 MB of pictures are read while they are used" in said.err
+    assert re.search(r"waiting for data took \d+\.\d% of the time", said.err)
+    assert (out / "data.png").stat().st_size > 1000
+    assert checkpoint.load_model(model)[1].fit == "letterbox"
+    assert main(["evaluate", "--data", str(folder), "--model", model, "--split", "all", "--quiet"]) == 0
+    assert "10 images" in capsys.readouterr().out
+    assert (
+        main(["detect", str(folder), "--model", model, "--score", "0.0", "--out", str(tmp_path / "d")]) == 0
+    )
+    assert len(list((tmp_path / "d").glob("*.png"))) == 10
+    for path in (tmp_path / "d").glob("*.json"):
+        for row in json.loads(path.read_text())["detections"]:
+            left, top, right, bottom = row["box"]
+            assert 0 <= left <= right <= 80
+            assert 0 <= top <= bottom <= 40
+    assert main(["data", str(folder), "--count", "3", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert "3 of 8 pictures (train)" in capsys.readouterr().out
+
+
+def test_memory_and_stream_give_the_same_model(folder, tmp_path):
+    shape = ["--data", str(folder), "--size", "64", *FAST]
+    assert main(["train", *shape, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", *shape, "--stream", "--out", str(tmp_path / "b")]) == 0
+    one, two = (checkpoint.load_tensors(tmp_path / name / "last.safetensors")[0] for name in "ab")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_boxes_of_a_letterboxed_picture_are_those_of_the_picture(trained, tmp_path):
+    """One model, told both ways: a picture that was letterboxed by hand gives the same boxes, moved."""
+    model, info = checkpoint.load_model(trained / "best.safetensors")
+    path = tmp_path / "letterbox.safetensors"
+    checkpoint.save_model(path, model, dataclasses.replace(info, fit="letterbox"))
+    photograph(tmp_path / "wide.png", (128, 64))
+    square = to_tensor(read_image(tmp_path / "wide.png"), (64, 64), "letterbox")
+    Image.fromarray(square.permute(1, 2, 0).numpy()).save(tmp_path / "square.png")
+    options = ["--score", "0.01", "--precision", "float32", "--out", str(tmp_path)]
+    main(["detect", str(tmp_path / "wide.png"), "--model", str(path), *options])
+    main(["detect", str(tmp_path / "square.png"), "--model", str(trained / "best.safetensors"), *options])
+    wide, square = (
+        json.loads((tmp_path / f"{n}.json").read_text())["detections"] for n in ("wide", "square")
+    )
+    expected = []
+    for row in square:
+        left, top, right, bottom = (2 * edge for edge in row["box"])  # 64 pixels are 128 of the picture
+        box = [left, min(max(top - 32, 0), 64), right, min(max(bottom - 32, 0), 64)]
+        if box[3] > box[1]:
+            expected.append((row["score"], box))
+    assert len(expected) > 0
+    assert [row["score"] for row in wide] == [score for score, _ in expected]
+    for row, (_, box) in zip(wide, expected, strict=True):
+        assert row["box"] == pytest.approx(box, abs=0.25)
+
+
+def test_faults_are_told_and_skipped_where_that_was_asked_for(folder, trained, tmp_path, capsys):
+    root = shutil.copytree(folder, tmp_path / "spoilt")
+    (root / "Annotations" / "3.xml").write_text("<html/>")
+    (root / "photos" / "4.png").write_bytes(b"")
+    sheet = ["data", str(root), "--split", "all", "--out", str(tmp_path / "s.png")]
+    assert main(sheet) == 2
+    assert "3.xml is <html>" in capsys.readouterr().err
+    assert main([*sheet, "--skip-bad"]) == 0
+    said = capsys.readouterr()
+    assert "8 of 8 pictures" in said.out
+    assert "skipped 2 faults:" in said.err
+    assert [name in said.err for name in ("3.xml is <html>", "4.png is empty")] == [True, True]
+    out, model = str(tmp_path / "found"), str(trained / "best.safetensors")
+    assert main(["detect", str(root / "photos"), "--model", model, "--out", out]) == 2
+    assert main(["detect", str(root / "photos"), "--model", model, "--out", out, "--skip-bad"]) == 0
+    assert "4.png is empty" in capsys.readouterr().err
+    assert len(list((tmp_path / "found").glob("*.json"))) == 9
+
+
+def test_a_folder_of_some_of_the_models_classes_is_scored(folder, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["train", "--data", str(folder), "--size", "64", *FAST]
+    assert main([*arguments, "--out", out, "--classes", "cow", "dog", "cat"]) == 0
+    model = str(tmp_path / "run" / "best.safetensors")
+    capsys.readouterr()
+    assert main(["evaluate", "--data", str(folder), "--model", model, "--quiet"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    out = str(tmp_path / "cats")
+    assert main([*arguments, "--out", out, "--classes", "cat", "--skip-bad"]) == 0
+    model = str(tmp_path / "cats" / "best.safetensors")
+    again = ["evaluate", "--data", str(folder), "--model", model, "--split", "all"]
+    assert main(again) == 2
+    assert "finds cat, but" in capsys.readouterr().err
+    assert main([*again, "--skip-bad"]) == 0
+    assert "'dog' is not among the classes" in capsys.readouterr().err
+
+
+def test_a_split_of_ones_own(folder, tmp_path, capsys):
+    (tmp_path / "val.txt").write_text("7\n8.png\nphotos/9.png\n")
+    options = ["--val-list", str(tmp_path / "val.txt"), "--out", str(tmp_path / "s.png")]
+    assert main(["data", str(folder), "--split", "val", *options]) == 0
+    assert "3 of 3 pictures" in capsys.readouterr().out
+    assert main(["data", str(folder), "--split", "train", "--val-share", "0.5", *options[2:]]) == 0
+    assert "5 of 5 pictures" in capsys.readouterr().out
+    assert main(["data", "bananas", "--val-share", "0.5", *options[2:]]) == 2
+    assert "val_share cannot be chosen for bananas" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- folders of one's own
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory) -> Path:
+    """A folder of ten pictures in VOC's form, two of them for validation."""
+    folder = tmp_path_factory.mktemp("folders") / "signs"
+    photographs.write("signs", folder, 10)
+    return folder
+
+
+def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
+    out = tmp_path / "run"
+    fast = ["--epochs", "1", "--size", "64", "--precision", "float32", "--quiet"]
+    assert main(["train", "--data", str(signs), *fast, "--out", str(out)]) == 0
+    model, info = checkpoint.load_model(out / "last.safetensors")
+    assert info.classes == ("sign",)
+    assert model.anchor_spec != train.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["batch_size"] == 8  # no more than there are pictures
+    fixed = ["--fixed-anchors", "--start", "none", "--patience", "3"]
+    assert main(["train", "--data", str(signs), *fast, *fixed, "--out", str(tmp_path / "fixed")]) == 0
+    model, info = checkpoint.load_model(tmp_path / "fixed" / "last.safetensors")
+    assert model.anchor_spec == train.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["patience"] == 3
+    missing = ["--backbone", "resnet18", "--backbone-weights", "nowhere.safetensors"]
+    assert main(["train", "--data", str(signs), *fast, *missing, "--out", str(tmp_path / "none")]) == 2
+    assert "d2lmini: " in capsys.readouterr().err
+
+
+def test_what_was_asked_for_is_not_tailored(signs):
+    feed = Held(load(open_data(str(signs), "train", size=64), workers=0))
+    for asked, expected in (
+        ([], (150, 8)),  # eight pictures are seen often, and scored about twenty times
+        (["--eval-every", "1"], (150, 1)),
+        (["--epochs", "7"], (7, 1)),
+    ):
+        words = ["train", "--data", str(signs), "--size", "64", "--out", "run", *asked]
+        options = command_line.make_parser().parse_args(words)
+        config = command_line._config(train.FOLDER_RECIPE.config, options)
+        config, _ = command_line._tailored(train.FOLDER_RECIPE, config, options, feed, ("sign",))
+        assert (config.epochs, config.eval_every) == expected
+
+
+def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["data", str(signs), "--anchors", "--size", "64", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "pictures of 64 × 64" in said
+    assert "`train` takes these anchors: suggested" in said
+    assert "D2L's (14.7)" in said
+    assert "suggested ratios" in said
+    with Image.open(tmp_path / "sheet-anchors.png") as picture:
+        assert picture.width > 1000
+    assert main(["data", "scenes", "--anchors", "--count", "4", "--out", str(out)]) == 0
+    assert "takes these anchors: the recipe's" in capsys.readouterr().out

@@ -123,9 +123,39 @@ def test_in_pieces_as_at_once(place, case, entries):
     torch.testing.assert_close(in_pieces, at_once, **EXACT)
 
 
+@pytest.mark.parametrize("entries", [1, 20 * 64, 20 * 300])
+def test_a_table_in_strips_gives_the_same(place, entries, monkeypatch):
+    """Six strips of 64 anchors, one, or two; many equal IoUs, and quarrels over the best anchors."""
+    grid = (random_boxes(330, generator=seeded()) * 8).round() / 8
+    boxes = (random_boxes(3, 20, generator=seeded(1)) * 8).round() / 8
+    boxes[:, 10:] = boxes[:, :1]
+    case = Case(grid, boxes, torch.zeros(3, 20, dtype=torch.int64))
+    for name in ("CPU_ENTRIES", "CPU_ENTRIES_KEPT", "GPU_ENTRIES"):
+        monkeypatch.setattr(matching, name, entries)
+    with place():
+        chosen = assign(*case)
+    torch.testing.assert_close(chosen, walk(case, 0.5), **EXACT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_leading_entries_are_those_of_a_stable_sort(dtype):
+    values = (torch.rand(4, 3, 70, generator=seeded(), dtype=dtype) * 6).round().clamp(min=1) - 1
+    expected = values.sort(dim=-1, descending=True, stable=True)
+    for count in (1, 20, 70):
+        value, index = matching.leading(values, count)
+        torch.testing.assert_close(value, expected.values[..., :count], **EXACT)
+        torch.testing.assert_close(index, expected.indices[..., :count], **EXACT)
+
+
 def test_pieces_are_really_made(place, monkeypatch):
     seen = []
-    monkeypatch.setattr(matching, "box_iou", lambda a, b: seen.append(len(a)) or box_iou(a, b))
+
+    def spy(boxes, anchors):
+        if anchors.ndim == 2:  # a part of the table, and not the few IoUs of a round
+            seen.append(len(boxes))
+        return box_iou(boxes, anchors)
+
+    monkeypatch.setattr(matching, "box_iou", spy)
     for name in ("CPU_ENTRIES", "CPU_ENTRIES_KEPT", "GPU_ENTRIES"):  # whatever an earlier test has set
         monkeypatch.setattr(matching, name, 2 * 3 * 10)
     with place():

@@ -81,5 +81,33 @@ def test_another_c_library_is_left_alone(monkeypatch):
     assert runtime.keep_allocations() is False
 
 
+def test_determinism_is_a_setting_of_the_block():
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with runtime.deterministic():
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    with runtime.deterministic(False):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.benchmark
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
 def test_the_machine_is_described_in_plain_values():
     assert json.loads(json.dumps(runtime.describe()))["torch"] == torch.__version__
+
+
+def test_free_memory_is_what_the_container_leaves(tmp_path, monkeypatch):
+    assert runtime._container_memory(str(tmp_path)) is None
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("900\n")
+    (tmp_path / "memory" / "memory.usage_in_bytes").write_text("200\n")
+    assert runtime._container_memory(str(tmp_path)) == 700
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("500\n")
+    assert runtime._container_memory(str(tmp_path)) == 700  # no limit of its own
+    (tmp_path / "memory.max").write_text("600\n")
+    assert runtime._container_memory(str(tmp_path)) == 100
+    for system, container, expected in ((5, 3, 3), (5, None, 5), (None, None, None)):
+        monkeypatch.setattr(runtime, "_system_memory", lambda value=system: value)
+        monkeypatch.setattr(runtime, "_container_memory", lambda value=container: value)
+        assert runtime.free_memory() == expected

@@ -11,10 +11,12 @@ import threading
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from d2lmini import AnchorSpec, LossConfig, TinyBackbone, TinySSD, checkpoint, train
 from d2lmini.data.augment import AugmentConfig
-from d2lmini.data.samples import Batch
+from d2lmini.data.feed import Streamed
+from d2lmini.data.samples import Batch, Sample
 from d2lmini.train import Interrupted, TrainConfig, TrainingDiverged, fit
 
 CLASSES = ("light", "dark")
@@ -93,6 +95,40 @@ def test_equal_seeds_give_equal_weights_and_others_do_not():
     assert not torch.equal(weights(one.model), weights(run(config(seed=1)).model))
 
 
+def test_deterministic_holds_while_it_runs_and_gives_equal_bits():
+    seen = []
+
+    def look(model, row):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+
+    one, two = (run(config(deterministic=True, epochs=2), on_epoch=look) for _ in range(2))
+    assert seen == [True] * 4
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(weights(one.model), weights(two.model))
+    assert [r["loss"] for r in one.history] == [r["loss"] for r in two.history]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_gpu_gives_equal_bits_too(optimiser):
+    options = {"device": "cuda", "precision": "auto", "deterministic": True, "optimiser": optimiser}
+    one, two = run(config(**options)), run(config(**options))
+    assert torch.equal(weights(one.model), weights(two.model))
+
+
+def test_a_run_of_an_older_version_without_todays_options_goes_on(tmp_path):
+    whole = run(config(), out=tmp_path / "whole")
+    run(config(), out=tmp_path / "old")
+    tensors, record = checkpoint.load_tensors(tmp_path / "old" / train.LAST)
+    for name in ("compile", "graph", "sync_batch_norm", "deterministic"):
+        del record["config"][name]
+    checkpoint.save_tensors(tmp_path / "old" / train.LAST, tensors, record)
+    again = run(config(), out=tmp_path / "old", resume=True)
+    assert torch.equal(weights(again.model), weights(whole.model))
+    with pytest.raises(ValueError, match="sync_batch_norm=False, now it is True"):
+        run(config(sync_batch_norm=True), out=tmp_path / "old", resume=True)
+
+
 def test_a_fresh_model_is_seeded_and_the_callers_stream_is_left_alone():
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -133,6 +169,55 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, monkeypatch, steps
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
     best = [checkpoint.load_model(tmp_path / d / train.BEST)[0] for d in ("whole", "cut")]
     assert torch.equal(weights(best[0]), weights(best[1]))
+
+
+class Squares(Dataset):
+    """`squares` one at a time, as if they lay on a disk."""
+
+    classes = CLASSES
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.batch = squares(count, seed)
+
+    def __len__(self) -> int:
+        return len(self.batch.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.batch.sample(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pictures_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeypatch, workers):
+    """Also when stopped within an epoch, and with other processes before and after."""
+    cfg = config(augment=AugmentConfig())
+    held = run(cfg)
+
+    def stream(processes: int, **options) -> train.FitResult:
+        data = (Streamed(Squares(*which), processes) for which in ((40,), (20, 1)))
+        return fit(*data, CLASSES, cfg, model=small_model(), progress=False, **options)
+
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        with pytest.raises(Interrupted):
+            stream(workers, out=tmp_path)
+    streamed = stream(2 - workers, out=tmp_path, resume=True)
+    assert torch.equal(weights(streamed.model), weights(held.model))
+    for a, b in zip(streamed.history, held.history, strict=True):
+        drop = {"seconds", "images_per_second"}
+        assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
+
+
+def test_a_data_set_of_more_classes_than_named_is_refused():
+    with pytest.raises(ValueError, match="label 1, but only 1 classes"):
+        fit(Squares(4), None, CLASSES[:1], config(), model=small_model(), progress=False)
+
+
+def test_a_checkpoint_tells_how_pictures_got_into_the_square(tmp_path):
+    run(config(epochs=1, fit="letterbox"), out=tmp_path)
+    for name in (train.BEST, train.LAST):
+        assert checkpoint.load_model(tmp_path / name)[1].fit == "letterbox"
+    with pytest.raises(ValueError, match="fit is 'crop'"):
+        config(fit="crop")
 
 
 def test_ctrl_c_without_a_folder_says_that_nothing_was_saved(monkeypatch):
@@ -212,10 +297,10 @@ def test_a_model_file_is_not_a_run(tmp_path):
 def test_nan_stops_with_advice_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     original = train.ssd_loss
 
-    def explode(logits, offsets, targets, loss):
+    def explode(logits, offsets, targets, loss, total=None):
         if (tmp_path / train.LAST).exists():
             offsets = offsets * math.nan
-        return original(logits, offsets, targets, loss)
+        return original(logits, offsets, targets, loss, total)
 
     monkeypatch.setattr(train, "ssd_loss", explode)
     with pytest.raises(TrainingDiverged, match=r"epoch 2, step 1 .*learning rate"):

@@ -30,13 +30,13 @@ def test_measurements_name_machine_versions_and_date(name):
     line = speed.where_and_when(result)
     assert result["machine"]["cpu"] in line
     assert f"torch {result['machine']['versions']['torch']}" in line
-    assert line.endswith(result["date"])
+    assert result["date"] in line
 
 
 def test_one_thread_is_not_called_threads():
     machine = {"cpu": "Chip", "threads": 1, "python": "3.11", "versions": {"torch": "2", "d2l": None}}
     result = {"machine": machine, "date": "2026-01-31"}
-    assert speed.where_and_when(result) == "Chip, 1 thread, Python 3.11, torch 2; 2026-01-31"
+    assert speed.where_and_when(result) == "Chip, 1 thread; 2026-01-31\nPython 3.11, torch 2"
     machine["threads"] = 2
     assert "2 threads" in speed.where_and_when(result)
 

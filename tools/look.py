@@ -124,6 +124,8 @@ SHOWN = """() => ({
   failed: document.querySelectorAll('mjx-merror, [data-mjx-error]').length,
   broken: [...document.images].filter(i => i.offsetHeight && !(i.complete && i.naturalWidth)).map(i => i.src),
   wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  sideways: [...document.querySelectorAll('.bd-article pre')].filter(p => p.scrollWidth > p.clientWidth + 1)
+    .map(p => p.textContent.slice(0, 40)),
   alive: d2l.alive, shift: d2l.shift, jumps: d2l.jumps,
 })"""
 

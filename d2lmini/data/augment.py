@@ -1,12 +1,16 @@
 """Random views of a batch: mirrored, recoloured, zoomed out of and cropped, boxes and all.
 
-A picture is seen through a *window* (x_0, y_0, x_1, y_1) in its own coordinates, where the picture
+A picture is seen through a window (x_0, y_0, x_1, y_1) in its own coordinates, where the picture
 is (0, 0, 1, 1). A window inside it crops; a larger one zooms out, and what lies outside the picture
 is filled with its mean colour; x_0 > x_1 mirrors. Windows compose, so whatever is drawn, the
 picture is resampled once. Colours change by one 3x3 matrix and one shift per picture, for the same
 reason.
 
-Everything is drawn and done for the whole batch at once; a single sample is a batch of one.
+Everything is drawn and done for the whole batch at once; a single sample is a batch of one. What is
+drawn are plain numbers between 0 and 1 (`Lots`), from the caller's generator and on its device. What
+they decide is computed where the pictures are. So one generator on the processor gives the same views
+on every device (but for the rounding of a grey level now and then), and whoever holds a part of a batch
+takes its rows of the lots and sees what it would have seen in the whole.
 """
 
 from __future__ import annotations
@@ -91,11 +95,12 @@ def augment(sample: Sample, config: AugmentConfig, generator: Generator) -> Samp
     return Sample(batch.images[0], batch.boxes[0, kept], batch.labels[0, kept])
 
 
-def augment_batch(batch: Batch, config: AugmentConfig, generator: Generator) -> Batch:
+def augment_batch(batch: Batch, config: AugmentConfig, lots: Generator | Lots) -> Batch:
     """A random view of every picture of a batch, of the same shapes and on the same device.
 
-    Rows of objects that left their picture become padding (label -1, box 0) in place. Numbers are
-    drawn on the generator's device. Raises ValueError when images are not uint8 (N, 3, H, W).
+    Rows of objects that left their picture become padding (label -1, box 0) in place. `lots` are the
+    numbers of `draw_lots`, or a generator to draw them from. Raises ValueError when images are not uint8
+    (N, 3, H, W). Nothing here waits for the device.
     Source: SSD (arXiv:1512.02325), sections 2.2 (sampling) and 3.6 (zooming out).
     """
     if batch.images.dtype != torch.uint8 or batch.images.ndim != 4 or batch.images.shape[1] != 3:
@@ -103,10 +108,65 @@ def augment_batch(batch: Batch, config: AugmentConfig, generator: Generator) -> 
             f"images are {batch.images.dtype} {tuple(batch.images.shape)}: augment uint8 pictures "
             "(N, 3, H, W), before they are normalised"
         )
-    windows = draw_windows(batch.boxes, batch.labels, config, generator)  # (N, 4)
-    colours = draw_colours(len(batch.images), config.colour, generator, batch.images.device)
-    images = render(batch.images, windows, colours, config)
+    if isinstance(lots, Generator):
+        lots = draw_lots(len(batch.images), config, lots)
+    lots = lots.to(batch.images.device)
+    windows = _windows(batch.boxes, batch.labels, config, lots)  # (N, 4)
+    images = render(batch.images, windows, _colours(lots.colour, config.colour), config)
     return Batch(images, *view_objects(batch.boxes, batch.labels, windows, config.min_visible))
+
+
+# ----------------------------------------------------------------------------------- what is drawn
+
+
+class Lots(NamedTuple):
+    """Numbers from [0, 1) that decide the views of N pictures, whatever the pictures are.
+
+    `canvas` (N, 4), `trials` (N, 4, T), `minimum` (N, M), `crop` (N,), `flip` (N,), `colour` (N, 2, 4).
+    """
+
+    canvas: Tensor
+    trials: Tensor
+    minimum: Tensor
+    crop: Tensor
+    flip: Tensor
+    colour: Tensor
+
+    def to(self, device: torch.device | str) -> Lots:
+        """The same lots on another device."""
+        return Lots(*(t.to(device, non_blocking=True) for t in self))
+
+    def select(self, index: slice | Tensor) -> Lots:
+        """The lots of the chosen pictures."""
+        return Lots(*(t[index] for t in self))
+
+
+def draw_lots(count: int, config: AugmentConfig, generator: Generator) -> Lots:
+    """The lots of `count` pictures, on the generator's device; equal generators give equal lots.
+
+    >>> lots = draw_lots(2, AugmentConfig(), torch.Generator())
+    >>> [tuple(t.shape) for t in lots]
+    [(2, 4), (2, 4, 50), (2, 6), (2,), (2,), (2, 2, 4)]
+    """
+    windows = _window_lots(count, config, generator)
+    return windows._replace(colour=_rand((2, 4, count), generator).permute(2, 0, 1))
+
+
+def _window_lots(count: int, config: AugmentConfig, generator: Generator) -> Lots:
+    """The lots that decide windows; those for colours are left empty."""
+    trials = TRIALS if config.crop > 0 else 0
+    return Lots(
+        canvas=_rand((4, count), generator).T,
+        trials=_rand((4, count, trials), generator).transpose(0, 1),
+        minimum=_rand((count, len(MIN_IOUS) if trials else 0), generator),
+        crop=_rand((count,), generator) if trials else torch.zeros(count, device=generator.device),
+        flip=_rand((count, 1), generator)[:, 0],
+        colour=torch.zeros(count, 2, 0, device=generator.device),
+    )
+
+
+def _rand(shape: tuple[int, ...], generator: Generator) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device)
 
 
 # ------------------------------------------------------------------------------------ where to look
@@ -114,50 +174,52 @@ def augment_batch(batch: Batch, config: AugmentConfig, generator: Generator) -> 
 
 def draw_windows(boxes: Tensor, labels: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
     """A random window (N, 4) for each picture with objects `boxes` (N, G, 4), `labels` (N, G)."""
-    windows = _draw_canvases(boxes, config, generator)  # (N, 4)
+    return _windows(boxes, labels, config, _window_lots(len(boxes), config, generator).to(boxes.device))
+
+
+def _windows(boxes: Tensor, labels: Tensor, config: AugmentConfig, lots: Lots) -> Tensor:
+    """The windows (N, 4) that the lots decide on."""
+    windows = _canvases(config, lots)  # (N, 4)
     if config.crop > 0:
         # Crops are chosen on the canvas, so that a zoomed-out object can be cropped to as well.
         seen = _relative(boxes, windows)  # (N, G, 4)
-        windows = _compose(windows, _draw_crops(seen, labels, config, generator))
+        windows = _compose(windows, _crops(seen, labels, config, lots))
     mirrored = windows[:, [2, 1, 0, 3]]
-    flip = _uniform((len(boxes), 1), generator, boxes.device) < config.flip  # (N, 1)
-    return torch.where(flip, mirrored, windows)
+    return torch.where((lots.flip < config.flip)[:, None], mirrored, windows)
 
 
-def _draw_canvases(boxes: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+def _canvases(config: AugmentConfig, lots: Lots) -> Tensor:
     """Windows (N, 4) with the whole picture somewhere on a larger canvas, or just the picture."""
-    chance, ratio, x, y = _uniform((4, len(boxes)), generator, boxes.device)  # (N,) each
+    chance, ratio, x, y = lots.canvas.unbind(1)  # (N,) each
     ratio = torch.where(chance < config.expand, 1 + ratio * (config.max_expand - 1), 1)
     low = torch.stack([x, y], dim=-1) * (1 - ratio)[:, None]  # (N, 2)
     return torch.cat([low, low + ratio[:, None]], dim=-1)  # (N, 4)
 
 
-def _draw_crops(boxes: Tensor, labels: Tensor, config: AugmentConfig, generator: Generator) -> Tensor:
+def _crops(boxes: Tensor, labels: Tensor, config: AugmentConfig, lots: Lots) -> Tensor:
     """Windows (N, 4) within the picture: of `TRIALS`, the first that meets a random minimum.
 
     The minimum is one of those of `MIN_IOUS` that some trial meets, all as likely. A crop of a
     picture with objects keeps at least one; where no trial does, the window is the whole picture.
     """
-    trials = _draw_trials(len(boxes), config, generator, boxes.device)  # (N, T, 4)
+    trials = _trials(config, lots)  # (N, T, 4)
     best = box_iou(trials, boxes).amax(dim=-1)  # (N, T)
     _, kept = view_objects(boxes[:, None], labels[:, None], trials, config.min_visible)  # (N, T, G)
     empty = (labels == PADDING_LABEL).all(dim=-1, keepdim=True)  # (N, 1)
     legal = (kept != PADDING_LABEL).any(dim=-1) | empty  # (N, T)
     meets = torch.stack([legal & (best >= least) for least in MIN_IOUS], dim=1)  # (N, M, T)
 
-    lots = _uniform((len(boxes), len(MIN_IOUS)), generator, boxes.device)
-    choice = torch.where(meets.any(dim=-1), lots, -1).argmax(dim=-1)  # (N,)
+    choice = torch.where(meets.any(dim=-1), lots.minimum, -1).argmax(dim=-1)  # (N,)
     rows = torch.arange(len(boxes), device=boxes.device)
     met = meets[rows, choice]  # (N, T)
     crop = trials[rows, met.int().argmax(dim=-1)]  # (N, 4), the first that meets it
-    chance = _uniform((len(boxes),), generator, boxes.device)
-    wanted = met.any(dim=-1) & (chance < config.crop)  # (N,)
+    wanted = met.any(dim=-1) & (lots.crop < config.crop)  # (N,)
     return torch.where(wanted[:, None], crop, _whole(boxes))
 
 
-def _draw_trials(count: int, config: AugmentConfig, generator: Generator, device: torch.device) -> Tensor:
-    """Windows (count, TRIALS, 4) within the picture of random size, ratio and place."""
-    size, ratio, x, y = _uniform((4, count, TRIALS), generator, device)  # (N, T) each
+def _trials(config: AugmentConfig, lots: Lots) -> Tensor:
+    """Windows (N, T, 4) within the picture of random size, ratio and place."""
+    size, ratio, x, y = lots.trials.unbind(1)  # (N, T) each
     size = config.min_scale + size * (1 - config.min_scale)  # of the square of the same area
     widest = torch.clamp(-2 * size.log(), max=math.log(config.max_ratio))  # neither side above 1
     stretch = ((2 * ratio - 1) * widest / 2).exp()
@@ -231,18 +293,25 @@ def draw_colours(
     r = g = b: saturation stretches that distance and hue turns around the axis (`turn` by 90°). So
     any mixture of them is one matrix and one shift. `strength` 0 leaves every colour as it is.
     """
-    here = generator.device
-    draws, chance = _uniform((2, 4, count, 1, 1), generator, here)
+    return _colours(_rand((2, 4, count), generator).permute(2, 0, 1).to(device), strength)
+
+
+def _colours(lots: Tensor, strength: float) -> Colours:
+    """The colours that lots (N, 2, 4) decide on."""
+    here = lots.device
+    draws, chance = lots.permute(1, 2, 0)[..., None, None]  # (4, N, 1, 1) each
     amounts = torch.where(chance < 0.5, (2 * draws - 1) * strength, 0)
     brightness, contrast, saturation, hue = amounts  # (N, 1, 1) each
     grey = torch.full((3, 3), 1 / 3, device=here)  # projects onto the grey axis
-    turn = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=here) / math.sqrt(3)
+    step = torch.arange(3, device=here)
+    step = (step - step[:, None]) % 3  # 0, 1, 2 in turn, made where it is needed
+    turn = ((step == 2).float() - (step == 1).float()) / math.sqrt(3)
     angle = hue * math.pi / 10
     chroma = angle.cos() * (torch.eye(3, device=here) - grey) + angle.sin() * turn  # (N, 3, 3)
     gain = 1 + contrast / 2
     matrix = gain * (grey + (1 + saturation / 2) * chroma)  # (N, 3, 3)
     shift = (32 * brightness + 127.5 * (1 - gain)).expand(-1, 3, -1)  # (N, 3, 1)
-    return Colours(matrix.to(device, non_blocking=True), shift.to(device, non_blocking=True))
+    return Colours(matrix, shift)
 
 
 def render(images: Tensor, windows: Tensor, colours: Colours, config: AugmentConfig) -> Tensor:
@@ -282,9 +351,3 @@ def _look_through(pixels: Tensor, windows: Tensor) -> Tensor:
     affine = torch.cat([torch.diag_embed(end - start), (start + end - 1)[..., None]], dim=-1)
     grid = F.affine_grid(affine, list(pixels.shape), align_corners=False)  # (n, H, W, 2)
     return F.grid_sample(pixels, grid, align_corners=False)
-
-
-def _uniform(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
-    """Numbers from [0, 1), drawn where the generator lives and then moved to `device`."""
-    drawn = torch.rand(shape, generator=generator, device=generator.device)
-    return drawn.to(device, non_blocking=True)

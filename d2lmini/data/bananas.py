@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
+import re
 import stat
 import tempfile
 import time
 import zipfile
-from http.client import HTTPException, HTTPResponse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from d2lmini.data.annotated import AnnotatedPictures, DataError, Entry, Object
+from d2lmini.data.annotated import AnnotatedPictures, Entry, Object
+from d2lmini.data.files import DataError, is_file, read_bytes
+
+try:
+    import fcntl
+except ImportError:  # Windows: two downloads at once both work, and the quicker one stays
+    fcntl = None  # type: ignore[assignment]
 
 URL = "https://d2l-data.s3-accelerate.amazonaws.com/banana-detection.zip"
 SHA1 = "5de26c8fce5ccdea9f91267273464dc968d20d72"
 FOLDER = "banana-detection"
+LOCK = ".banana.lock"
 SPLITS = ("train", "val")
 COLUMNS = ["img_name", "label", "xmin", "ymin", "xmax", "ymax"]
 
@@ -31,27 +45,36 @@ DEADLINE = 900.0  # seconds in all
 MAX_ARCHIVE = 200 * 2**20  # bytes
 MAX_UNPACKED = 800 * 2**20
 MAX_MEMBERS = 10_000
+MAX_TABLE = 16 * 2**20
 OFFLINE = "without a network use the generated bananas, which need no file: --data bananas"
 
 
 class Bananas(AnnotatedPictures):
-    """The real banana set, one banana per picture: 1000 to train with, 100 to validate.
+    """The real banana set, one banana per picture: 1000 to train with, 100 to validate, or all.
 
     `root` is the unpacked archive or the folder it lies in; None is where `download` puts it. The
     boxes are edges in pixels from 0. Raises ValueError for an unknown split, and DataError (a
     ValueError) where there is no archive or a row of its table is not right.
     """
 
-    def __init__(self, root: str | Path | None = None, split: str = "train", size: int = 256) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split is {split!r}: choose one of {', '.join(SPLITS)}")
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        split: str = "train",
+        size: int = 256,
+        fit: str = "stretch",
+    ) -> None:
+        if split not in (*SPLITS, "all"):
+            raise ValueError(f"split is {split!r}, but {root or FOLDER} has {', '.join(SPLITS)} and all")
         root = default_root() if root is None else Path(root)
         folder = find_archive(root)
         if folder is None:
             raise DataError(
                 f"no banana pictures in {root}: call d2lmini.data.bananas.download(), or {OFFLINE}"
             )
-        super().__init__(read_table(folder / f"bananas_{split}"), ("banana",), size)
+        parts = SPLITS if split == "all" else (split,)
+        entries = [entry for part in parts for entry in read_table(folder / f"bananas_{part}")]
+        super().__init__(entries, ("banana",), size, fit)
 
 
 def default_root() -> Path:
@@ -64,7 +87,7 @@ def default_root() -> Path:
 def find_archive(root: Path) -> Path | None:
     """The folder with both splits' tables: `root` itself or the archive's folder in it."""
     for folder in (root, root / FOLDER):
-        if all((folder / f"bananas_{split}" / "label.csv").is_file() for split in SPLITS):
+        if all(is_file(folder / f"bananas_{split}" / "label.csv") for split in SPLITS):
             return folder
     return None
 
@@ -73,9 +96,11 @@ def read_table(folder: Path) -> list[Entry]:
     """The entries of one split, in the table's order; DataError names the row that is not right."""
     path = folder / "label.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, ValueError, csv.Error) as error:
+        text = read_bytes(path, MAX_TABLE).decode("utf-8-sig")
+        header, *rows = csv.reader(io.StringIO(text, newline=""))
+    except (ValueError, csv.Error) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path} cannot be read as a table ({error}): unpack it again") from error
     if header != COLUMNS:
         raise DataError(f"{path} has the columns {header}, not {COLUMNS}: unpack it again")
@@ -110,9 +135,11 @@ def download(
 ) -> Path:
     """Fetch the archive (once), check it, unpack it in `root`; returns the folder to read from.
 
-    The archive's SHA-1 is compared before anything is unpacked, and the unpacked folder is put in
-    place whole, so that a failure leaves nothing behind. Raises DataError if the server cannot be
-    reached or gives something else, and says what to do without a network.
+    A transfer that is cut is gone on with where it stopped, at once or, if the server stays away, at the
+    next call. Size and SHA-1 are compared before anything is unpacked, and the unpacked folder is put in
+    place whole. Of several processes that ask at once one downloads and the others wait. `timeout` is in
+    seconds without a byte. Raises DataError if the server cannot be reached or gives something else, and
+    says what to do without a network.
     """
     root = default_root() if root is None else Path(root)
     present = find_archive(root)
@@ -122,32 +149,113 @@ def download(
         raise DataError(f"{root / FOLDER} is there but not complete: remove it, then download again")
     try:
         root.mkdir(parents=True, exist_ok=True)
+        with _alone(root / LOCK):
+            return find_archive(root) or _install(root, url, sha1, timeout)
+    except (OSError, HTTPException) as error:  # also of urllib: no route, refused, 404, timeout
+        said = " ".join(str(error).split())
+        raise DataError(f"cannot fetch {url} into {root} ({said}): {OFFLINE}") from error
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process downloads here. The system frees the lock of one that was killed."""
+    end = time.monotonic() + DEADLINE
+    with path.open("wb") as file:
+        while fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    raise DataError(
+                        f"another process is downloading into {path.parent}: try later"
+                    ) from error
+                time.sleep(0.05)
+        yield
+    # The file stays: removing it could take the lock from under a process that just opened it.
+
+
+def _install(root: Path, url: str, sha1: str, timeout: float) -> Path:
+    """Download, check, unpack and put in place."""
+    archive = root / f".banana-{sha1[:12]}.part"
+    if not (archive.exists() and _sha1(archive) == sha1):  # all there: stopped while it was unpacked
+        _fetch(url, archive, timeout)
+    try:
+        _check_hash(archive, url, sha1)
         # Beside the target, so that the last step is a rename within one file system.
         with tempfile.TemporaryDirectory(dir=root, prefix=".banana-") as scratch:
-            archive = Path(scratch) / "archive.zip"
-            _fetch(url, archive, timeout)
-            _check_hash(archive, url, sha1)
             unpack(archive, Path(scratch) / "unpacked")
             return _put_in_place(Path(scratch) / "unpacked", root, url)
-    except (OSError, HTTPException) as error:  # also of urllib: no route, refused, 404, timeout
-        raise DataError(f"cannot fetch {url} into {root} ({error}): {OFFLINE}") from error
+    finally:
+        archive.unlink(missing_ok=True)  # right or wrong, it has served
+
+
+class _Cut(Exception):
+    """A transfer ended before all was there."""
 
 
 def _fetch(url: str, target: Path, timeout: float) -> None:
-    """Write what the address gives to `target`, within the bounds on time and size."""
-    end = time.monotonic() + DEADLINE
+    """Write what the address gives to `target`, within the bounds on time and size.
+
+    What is in `target` already is not asked for again. A cut transfer is taken up as long as every
+    attempt brings something.
+    """
     _check_scheme(url)
-    with urlopen(url, timeout=timeout) as response, target.open("wb") as file:
-        _check_scheme(response.url)  # a redirect may lead elsewhere
-        received = 0
-        while block := response.read1(2**16):  # what is there: a slow server cannot hold us
-            received += len(block)
-            if received > MAX_ARCHIVE:
-                raise DataError(f"{url} gives more than {MAX_ARCHIVE} bytes, which is not the archive")
-            if time.monotonic() > end:
-                raise DataError(f"{url} is too slow ({received} bytes): try later, or {OFFLINE}")
-            file.write(block)
-        _check_length(response, received, url)
+    end = time.monotonic() + DEADLINE
+    while True:
+        before = target.stat().st_size if target.exists() else 0
+        try:
+            return _transfer(url, target, before, timeout, end)
+        except (_Cut, IncompleteRead, ConnectionError, TimeoutError) as error:
+            have = target.stat().st_size if target.exists() else 0
+            if have <= before:
+                more = f"{have} bytes are kept, the next call goes on from there" if have else OFFLINE
+                raise DataError(f"{url} was cut off ({error}): {more}") from error
+
+
+def _transfer(url: str, target: Path, start: int, timeout: float, end: float) -> None:
+    """One attempt, from byte `start` on if the server can; raises _Cut when bytes are missing."""
+    headers = {"Range": f"bytes={start}-"} if start else {}
+    try:
+        response = _OPENER.open(Request(url, headers=headers), timeout=timeout)
+    except HTTPError as error:
+        error.close()
+        if error.code != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        target.unlink()  # longer than what there is: it is not this file's beginning
+        return _transfer(url, target, 0, timeout, end)
+    with response:
+        went_on = response.status == HTTPStatus.PARTIAL_CONTENT
+        if went_on and _range_start(response) != start:
+            target.unlink()
+            raise DataError(f"{url} gave another part than was asked for: try later, or {OFFLINE}")
+        received = start if went_on else 0
+        told = response.headers.get("Content-Length", "")
+        whole = received + int(told) if told.isdigit() else None
+        with target.open("ab" if went_on else "wb") as file:
+            received = _copy(response, file, received, url, end)
+    if whole is not None and received < whole:
+        raise _Cut(f"{received} of {whole} bytes")
+    return None
+
+
+def _copy(response: HTTPResponse, file: BinaryIO, received: int, url: str, end: float) -> int:
+    """Everything that comes, to the file; returns how many bytes there are now."""
+    while block := response.read1(2**16):  # what is there: a slow server cannot hold us
+        received += len(block)
+        if received > MAX_ARCHIVE:
+            file.truncate(0)  # nothing to go on from
+            raise DataError(f"{url} gives more than {MAX_ARCHIVE} bytes, which is not the archive")
+        if time.monotonic() > end:
+            raise DataError(f"{url} is too slow ({received} bytes): try later, or {OFFLINE}")
+        file.write(block)
+    return received
+
+
+def _range_start(response: HTTPResponse) -> int | None:
+    """The first byte that a partial answer says it gives."""
+    found = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
 
 
 def _check_scheme(url: str) -> None:
@@ -157,19 +265,28 @@ def _check_scheme(url: str) -> None:
         raise DataError(f"{url} is not an https address: data is only fetched over https")
 
 
-def _check_length(response: HTTPResponse, received: int, url: str) -> None:
-    told = response.headers.get("Content-Length", "")
-    if told.isdigit() and int(told) != received:
-        raise DataError(f"{url} was cut off after {received} of {told} bytes: try again")
+class _StayOnHttps(HTTPRedirectHandler):
+    """Follows a redirect only to where a download may begin."""
+
+    def redirect_request(self, request: Request, *answer: Any) -> Request | None:
+        _check_scheme(answer[-1])
+        return super().redirect_request(request, *answer)
+
+
+_OPENER = build_opener(_StayOnHttps)
 
 
 def _check_hash(archive: Path, url: str, sha1: str) -> None:
-    found = hashlib.sha1(archive.read_bytes(), usedforsecurity=False).hexdigest()
+    found = _sha1(archive)
     if found != sha1:
         raise DataError(
             f"{url} is not the archive that was expected (SHA-1 {found}, not {sha1}): something "
             f"between changed it, or it was replaced. Nothing was unpacked; try later, or {OFFLINE}"
         )
+
+
+def _sha1(archive: Path) -> str:
+    return hashlib.sha1(archive.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def unpack(archive: Path, target: Path) -> None:
@@ -186,7 +303,9 @@ def unpack(archive: Path, target: Path) -> None:
             for member in members:
                 _check_member(member, archive)
             file.extractall(target)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile and the decoders below raise what they like
         raise DataError(f"{archive} is not a sound zip ({error}): fetch it again") from error
 
 

@@ -1,43 +1,26 @@
 """Folders of annotated photographs, in PASCAL VOC's form (XML) or COCO's (JSON).
 
-`open_folder` finds out which. A folder that is divided already (a list per split in
-`ImageSets/Main`, a JSON file per split, or a folder per split) stays divided as it is; any other is
-divided by lot, the same way for the same seed.
-
-Boxes become edges in pixels from 0. COCO's are (left, top, width, height) and such edges already.
-VOC's are the first and last pixel, counted from 1: left and top lose 1. Some tools write VOC files
-that count from 0, edge to edge; a folder in which any left or top is below 1 is taken to be theirs.
+`open_folder` finds out which. A folder that is divided already (a list per split in `ImageSets`, a JSON
+file per split, or a folder per split) stays divided as it is, unless lists are given; any other is divided
+by lot, the same way for the same seed. What the two forms mean by a box is told in `voc` and `coco`.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element, ParseError
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
-from defusedxml.ElementTree import parse
 
-from d2lmini.data.annotated import AnnotatedPictures, DataError, Edges, Entry, Object
+from d2lmini.data.annotated import AnnotatedPictures, Entry, Found, Reading
 from d2lmini.data.bananas import Bananas, find_archive
+from d2lmini.data.coco import EXPECTED, json_files, read_coco
+from d2lmini.data.feed import faults_of
+from d2lmini.data.files import DataError, DataWarning
+from d2lmini.data.voc import SPLITS, read_list, read_voc, xml_folder
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-EXPECTED = (
-    "expected PASCAL VOC (a folder Annotations of XML files, pictures in JPEGImages or images) or "
-    "COCO (a JSON file of instances, here or in annotations, and a folder of pictures)"
-)
-
-
-class Found(NamedTuple):
-    """Entries, all class names, and whether the entries are already those of the split."""
-
-    entries: list[Entry]
-    classes: set[str]
-    divided: bool
+TOLD = 10  # faults that a warning quotes
 
 
 def open_folder(
@@ -45,19 +28,29 @@ def open_folder(
     split: str = "train",
     *,
     size: int = 256,
+    fit: str = "stretch",
     classes: Sequence[str] | None = None,
     seed: int = 0,
     val_share: float = 0.2,
+    train_list: str | Path | None = None,
+    val_list: str | Path | None = None,
     difficult: bool = False,
+    skip_bad: bool = False,
 ) -> AnnotatedPictures:
-    """The annotated pictures of one split of a folder, resized to `size` by `size` pixels.
+    """The annotated pictures of one split of a folder, brought to `size` by `size` pixels.
 
-    `split` is train, val, test (if the folder has one) or all. `classes` gives the names in the
-    order of their labels; left out, they are all that the folder's annotations name, sorted. A
-    folder that is not divided keeps `val_share` of its pictures, drawn with `seed`, for val.
-    `difficult` keeps the objects marked as difficult (VOC) or as crowd (COCO), which are left out
-    otherwise. The banana archive (see `bananas`) is opened too; the options from `classes` on do
-    not matter to it.
+    `split` is train, val, test (if the folder has one) or all. `fit` is "stretch" or "letterbox" (see
+    `AnnotatedPictures`). `classes` gives the names in the order of their labels; left out, they are all
+    that the folder's annotations name, sorted. `train_list` and `val_list` are text files with a picture
+    a line; with one of them, the other split is all the rest. Without, a folder that is not divided keeps
+    `val_share` of its pictures, drawn with `seed`, for val. `difficult` keeps the objects marked as
+    difficult (VOC) or as crowd (COCO), which are left out otherwise. The banana archive (see `bananas`)
+    is opened too, but has no test split; of the options only `size`, `fit` and `skip_bad` matter to it.
+
+    `skip_bad` reads every picture once and leaves out those with a fault, whole, because an object
+    without its box would be taught as background; of objects whose class is not among `classes` only
+    these. A DataWarning counts them, and `skipped` of the result has every fault; `notes` says what else
+    is not used.
 
     Raises DataError (a ValueError) that names the file and object and says what to do.
     """
@@ -66,51 +59,88 @@ def open_folder(
         raise ValueError(f"split is {split!r}: choose one of {', '.join((*SPLITS, 'all'))}")
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}: choose a share between 0 and 1")
-    if not root.is_dir():
-        raise DataError(f"no folder at {root}: check the path")
-    if find_archive(root) is not None:
-        return Bananas(root, split, size)
-    found = _read(root, split, difficult)
+    reading = Reading(difficult, [] if skip_bad else None)
+    lists = {"train": train_list, "val": val_list}
+    try:
+        if not root.is_dir():
+            raise DataError(f"no folder at {root}: check the path")
+        if find_archive(root) is not None:
+            data = Bananas(root, split, size, fit)
+        else:
+            found = _read(root, "all" if any(lists.values()) else split, reading)
+            names = _names(found, classes, root)
+            entries = _part_of(found, split, lists, seed, val_share, root)
+            data = AnnotatedPictures(entries, names, size, fit, reading.notes)
+    except OSError as error:
+        raise DataError(f"{root} cannot be read ({error}): check its permissions") from error
+    return data if reading.faults is None else _without_faults(data, reading.faults, f"{root}, {split}")
+
+
+def _names(found: Found, classes: Sequence[str] | None, root: Path) -> Sequence[str]:
+    """The classes that were given, or all that were found."""
     if classes is None and not found.classes:
         raise DataError(f"{root} has no object in any annotation: there is nothing to learn")
-    entries = found.entries
-    if not found.divided:
-        entries = divide(entries, split, seed, val_share, root)
-    return AnnotatedPictures(entries, sorted(found.classes) if classes is None else classes, size)
+    return sorted(found.classes) if classes is None else classes
 
 
-def _read(root: Path, split: str, difficult: bool) -> Found:
+def _read(root: Path, split: str, reading: Reading) -> Found:
     """The annotations of `root`, or of its folder for the split if it has one."""
     parts = {name: _part(root, name) for name in SPLITS}
-    if any(parts.values()):
-        wanted = parts if split == "all" else {split: parts[split]}
-        if not any(wanted.values()):
-            there = ", ".join(folder.name for folder in parts.values() if folder)
-            raise DataError(f"{root} has no folder for {split}, but {there}: ask for one of those")
-        # Every part is read, so that a label means the same class in each.
-        read = {name: _read_one(part, "all", difficult) for name, part in parts.items() if part}
-        entries = [entry for name in read if name in wanted for entry in read[name].entries]
-        return Found(entries, set().union(*(part.classes for part in read.values())), True)
-    return _read_one(root, split, difficult)
+    if not any(parts.values()):
+        return _read_one(root, split, reading)
+    wanted = parts if split == "all" else {split: parts[split]}
+    if not any(wanted.values()):
+        there = ", ".join(folder.name for folder in parts.values() if folder)
+        raise DataError(f"{root} has no folder for {split}, but {there}: ask for one of those")
+    entries, classes = [], set()
+    for name, part in parts.items():  # every part is read, so that a label means the same class in each
+        if part is not None:
+            asked = reading if name in wanted else Reading(reading.difficult, reading.faults)
+            found = _read_one(part, "all", asked)
+            classes |= found.classes
+            entries += found.entries if name in wanted else []
+    return Found(entries, classes, True)
 
 
 def _part(root: Path, split: str) -> Path | None:
     """The folder of a split, if it has annotations of its own."""
     for name in SPLITS[split]:
         folder = root / name
-        if folder.is_dir() and (_xml_folder(folder) or _json_files(folder)):
+        if folder.is_dir() and (xml_folder(folder) or json_files(folder)):
             return folder
     return None
 
 
-def _read_one(root: Path, split: str, difficult: bool) -> Found:
-    annotations = _xml_folder(root)
+def _read_one(root: Path, split: str, reading: Reading) -> Found:
+    annotations = xml_folder(root)
     if annotations is not None:
-        return read_voc(root, annotations, split, difficult)
-    files = _json_files(root)
+        return read_voc(root, annotations, split, reading)
+    files = json_files(root)
     if files:
-        return read_coco(root, files, split, difficult)
+        return read_coco(root, files, split, reading)
     raise DataError(f"{root} has no annotations: {EXPECTED}")
+
+
+# ----------------------------------------------------------------------------------------------- splits
+
+
+def _part_of(
+    found: Found,
+    split: str,
+    lists: dict[str, str | Path | None],
+    seed: int,
+    val_share: float,
+    root: Path,
+) -> list[Entry]:
+    """The entries of one split: by lists if there are any, by lot if the folder is not divided."""
+    entries = found.entries
+    if any(lists.values()):
+        entries = divide_by_lists(entries, split, lists, root)
+    elif not found.divided:
+        entries = divide(entries, split, seed, val_share, root)
+    if not entries:
+        raise DataError(f"{root} has no picture for {split}: ask for another split, or correct the list")
+    return entries
 
 
 def divide(entries: Sequence[Entry], split: str, seed: int, val_share: float, root: Path) -> list[Entry]:
@@ -131,316 +161,58 @@ def divide(entries: Sequence[Entry], split: str, seed: int, val_share: float, ro
     return [ordered[i] for i in sorted(chosen)]
 
 
-# ------------------------------------------------------------------------------------------- files
+def divide_by_lists(
+    entries: Sequence[Entry], split: str, lists: dict[str, str | Path | None], root: Path
+) -> list[Entry]:
+    """The entries that the list of a split names, in its order; without one, all that the other does not.
 
-
-def _content(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; not what is hidden, which is some system's own."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder} cannot be read ({error}): check its permissions") from error
-
-
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    return [path for path in _content(folder) if path.suffix.lower() in suffixes]
-
-
-def _folders(root: Path) -> list[Path]:
-    """The folder itself and those directly in it."""
-    return [root, *(path for path in _content(root) if path.is_dir())]
-
-
-def _inner(name: str, where: str) -> PurePosixPath:
-    """A file's name as an annotation gives it; DataError unless it stays in its folder."""
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
-        raise DataError(f"{where}: the file name {name!r} leads out of the folder: give a name below it")
-    return path
-
-
-# --------------------------------------------------------------------------------------- PASCAL VOC
-
-
-class _Voc(NamedTuple):
-    """One XML file: boxes as written, `filename` as written or empty."""
-
-    path: Path
-    filename: str
-    size: tuple[int, int] | None
-    objects: tuple[Object, ...]
-
-
-def _xml_folder(root: Path) -> Path | None:
-    """Where the XML files are: in Annotations, or in the only folder that has any."""
-    folders = [folder for folder in _folders(root) if _files(folder, [".xml"])]
-    named = [folder for folder in folders if folder.name.lower() == "annotations"]
-    if not named and len(folders) > 1:
-        there = ", ".join(folder.name for folder in folders)
-        raise DataError(f"{root} has XML files in {there}: keep one, or call it Annotations")
-    return next(iter(named or folders), None)
-
-
-def read_voc(root: Path, annotations: Path, split: str, difficult: bool) -> Found:
-    """The pictures of a split (or all, where there is no list of it) of a folder in VOC's form.
-
-    All XML files are read, also those of other splits: what the classes are and where counting
-    starts must not depend on the split.
+    Raises DataError for a picture in both lists, which would be scored on what it was trained with.
     """
-    files = {path.stem: read_xml(path, difficult) for path in _files(annotations, [".xml"])}
-    classes = {found.name for file in files.values() for found in file.objects}
-    lows = [low for file in files.values() for found in file.objects for low in found.edges[:2]]
-    origin = 0 if any(low < 1 for low in lows) else 1
-    listed = _listed(root, split, files)
-    pictures = _pictures_by_stem(root)
-    entries = [
-        Entry(
-            _voc_picture(file, pictures),
-            tuple(_count_from_0(found, origin) for found in file.objects),
-            str(file.path),
-            file.size,
-        )
-        for file in (files.values() if listed is None else (files[stem] for stem in listed))
-    ]
-    return Found(entries, classes, listed is not None)
+    by_name = {_name(entry, root): entry for entry in entries}
+    found = {name: read_list(Path(path), by_name) for name, path in lists.items() if path is not None}
+    if split not in ("all", *lists):
+        raise DataError(f"there is no list of {split} pictures: ask for train, val or all")
+    both = set(found.get("train", ())) & set(found.get("val", ()))
+    if both:
+        raise DataError(f"{lists['train']} and {lists['val']} both name {min(both)}: leave it in one")
+    if split == "all":
+        return list(entries)
+    if split in found:
+        return [by_name[name] for name in found[split]]
+    (other,) = found.values()
+    rest = by_name.keys() - set(other)
+    if not rest:
+        raise DataError(f"the list names every picture of {root}: nothing is left for {split}")
+    return [entry for name, entry in by_name.items() if name in rest]
 
 
-def _count_from_0(found: Object, origin: int) -> Object:
-    left, top, right, bottom = found.edges
-    return Object(found.name, (left - origin, top - origin, right, bottom))
+def _name(entry: Entry, root: Path) -> str:
+    """A picture's path below the folder, without ending."""
+    return entry.image.relative_to(root).with_suffix("").as_posix()
 
 
-def read_xml(path: Path, difficult: bool) -> _Voc:
-    """One annotation file; DataError names what it lacks. Parts of objects are not objects."""
-    try:
-        annotation = parse(path).getroot()
-    except (ParseError, OSError, ValueError, LookupError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as XML ({error}): correct or remove it") from error
-    if annotation.tag != "annotation":
-        raise DataError(f"{path} is <{annotation.tag}>, not <annotation>: keep other XML files elsewhere")
-    objects = []
-    for number, element in enumerate(annotation.findall("object"), start=1):
-        marked = (element.findtext("difficult") or "0").strip() not in ("", "0")
-        found = _voc_object(element, f"{path}, object {number}")
-        if difficult or not marked:
-            objects.append(found)
-    filename = (annotation.findtext("filename") or "").strip()
-    return _Voc(path, filename, _voc_size(annotation), tuple(objects))
+# ---------------------------------------------------------------------------------------------- skipping
 
 
-def _voc_object(element: Element, where: str) -> Object:
-    name = (element.findtext("name") or "").strip()
-    if not name:
-        raise DataError(f"{where} has no <name>: give its class")
-    edges = []
-    for side in ("xmin", "ymin", "xmax", "ymax"):
-        text = element.findtext(f"bndbox/{side}")
-        try:
-            edges.append(float(text or ""))
-        except ValueError as error:
-            raise DataError(f"{where} ({name}): <{side}> is {text!r}: give a number of pixels") from error
-    return Object(name, tuple(edges))
+def _without_faults(data: AnnotatedPictures, faults: list[str], where: str) -> AnnotatedPictures:
+    """The data set without what cannot be used; warns how much that is and quotes the first faults."""
+    entries = [_known(entry, data.classes, faults) for entry in data.entries]
+    data = AnnotatedPictures(entries, data.classes, data.size, data.fit, data.notes)
+    found = faults_of(data)
+    entries = [entry for i, entry in enumerate(entries) if i not in found]
+    faults = [*dict.fromkeys(faults), *(str(fault) for fault in found.values())]
+    if faults:
+        more = f" … and {len(faults) - TOLD} more (`skipped` has all)" if len(faults) > TOLD else ""
+        said = f"{where}: {len(faults)} faults were skipped, {len(entries)} pictures are left. "
+        warnings.warn(said + " | ".join(faults[:TOLD]) + more, DataWarning, stacklevel=3)
+    if not entries:
+        raise DataError(f"{where}: no picture is without a fault. The first: {faults[0]}")
+    return AnnotatedPictures(entries, data.classes, data.size, data.fit, data.notes, faults)
 
 
-def _voc_size(annotation: Element) -> tuple[int, int] | None:
-    """The (width, height) of the picture; None where it is missing, as often, or no number."""
-    try:
-        width, height = (int(float(annotation.findtext(f"size/{s}") or "")) for s in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if width > 0 and height > 0 else None
-
-
-def _pictures_by_stem(root: Path) -> dict[str, list[Path]]:
-    """The pictures in the folder and directly below, by their names without ending."""
-    pictures: dict[str, list[Path]] = {}
-    for folder in _folders(root):
-        for path in _files(folder, SUFFIXES):
-            pictures.setdefault(path.stem, []).append(path)
-    return pictures
-
-
-def _voc_picture(file: _Voc, pictures: dict[str, list[Path]]) -> Path:
-    """The picture of an XML file: the one of the same name, or else the one it names.
-
-    In this order, because files are renamed and <filename> is not; its ending is often wrong too.
-    """
-    where = str(file.path)
-    named = _inner(file.filename, where).name if file.filename else ""
-    for stem in (file.path.stem, PurePosixPath(named).stem):
-        found = pictures.get(stem, [])
-        exact = [path for path in found if path.name == named]
-        if len(exact or found) == 1:
-            return (exact or found)[0]
-        if found:
-            there = " and ".join(str(path) for path in found)
-            raise DataError(f"{where} may be for {there}: keep one, or give it in <filename>")
-    raise DataError(
-        f"{where}: there is no picture {file.path.stem} or {named or '(no <filename>)'} beside it: "
-        "add the picture or remove the annotation"
-    )
-
-
-def _listed(root: Path, split: str, known: Iterable[str]) -> list[str] | None:
-    """The names in the list of a split; None where the folder is not divided by lists."""
-    folder = root / "ImageSets" / "Main"
-    lists = {path.stem: path for path in _files(folder, [".txt"])} if folder.is_dir() else {}
-    if split == "all" or not set(lists) & set(SPLITS):
-        return None
-    if split not in lists:
-        there = ", ".join(sorted(set(lists) & set(SPLITS)))
-        raise DataError(f"{folder} has no {split}.txt, but lists for {there}: ask for one of those")
-    try:
-        lines = lists[split].read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise DataError(f"{lists[split]} cannot be read ({error}): write it as UTF-8") from error
-    known = set(known)
-    numbered = enumerate((line.strip() for line in lines), start=1)
-    return [_stem(line, known, f"{lists[split]}, line {i}") for i, line in numbered if line]
-
-
-def _stem(line: str, known: set[str], where: str) -> str:
-    """The annotation that a line names, with or without an ending."""
-    name = line if PurePosixPath(line).suffix.lower() not in SUFFIXES else PurePosixPath(line).stem
-    if name not in known:
-        raise DataError(f"{where}: there is no annotation for {line!r}: add one or remove the line")
-    return name
-
-
-# --------------------------------------------------------------------------------------------- COCO
-
-
-def _json_files(root: Path) -> list[Path]:
-    """JSON files in the folder or its annotations; those of instances only, where names tell."""
-    folders = [root, root / "annotations"]
-    files = [path for folder in folders if folder.is_dir() for path in _files(folder, [".json"])]
-    instances = [path for path in files if path.name.startswith("instances")]
-    return instances or files
-
-
-def _is_for(path: Path, split: str) -> bool:
-    """Whether a file's name names a split: train.json, instances_train2017.json."""
-    words = "".join(c if c.isalpha() else " " for c in path.stem.lower()).split()
-    return any(name in words for name in SPLITS[split])
-
-
-def read_coco(root: Path, files: list[Path], split: str, difficult: bool) -> Found:
-    """The pictures of a split of a folder in COCO's form, or all, where no file is for a split.
-
-    All files are read, also those of other splits: what the classes are must not depend on it.
-    """
-    splits = {name: [file for file in files if _is_for(file, name)] for name in SPLITS}
-    divided = {name: found for name, found in splits.items() if found} or {"all": files}
-    for name, found in divided.items():
-        if len(found) > 1:
-            there = ", ".join(file.name for file in found)
-            raise DataError(f"{root} has more than one JSON file for {name} ({there}): keep one")
-    if split not in (*divided, "all") and "all" not in divided:
-        there = ", ".join(divided)
-        raise DataError(f"{root} has no JSON file for {split}, but for {there}: ask for one of those")
-    entries, classes = [], set()
-    for name, (file,) in divided.items():
-        content = _load(file)
-        classes.update(_categories(content, file).values())
-        if name == split or split not in divided:
-            entries += _coco_entries(content, file, root, difficult)
-    return Found(entries, classes, "all" not in divided)
-
-
-def _coco_entries(content: dict, path: Path, root: Path, difficult: bool) -> list[Entry]:
-    """The entries of one file of instances; DataError names the record and what it lacks."""
-    classes, images = _categories(content, path), _images(content, path)
-    objects: dict[Any, list[Object]] = {key: [] for key in images}
-    for record, where in _records(content, "annotations", path):
-        found = _coco_object(record, classes, images, where)
-        if difficult or not record.get("iscrowd"):
-            objects[record["image_id"]].append(found)
-    folder = _picture_folder(root, path, [name for name, _ in images.values()])
-    return [
-        Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size)
-        for key, (name, size) in images.items()
-    ]
-
-
-def _load(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}): correct or remove it") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no object at the top: {EXPECTED}")
-    return content
-
-
-def _categories(content: dict, path: Path) -> dict[Any, str]:
-    """Class names by their ids, which need not be in a row."""
-    records = _records(content, "categories", path)
-    return {_get(record, "id", where): _get(record, "name", where) for record, where in records}
-
-
-def _images(content: dict, path: Path) -> dict[Any, tuple[str, tuple[int, int] | None]]:
-    """File names and sizes by image ids."""
-    images = {}
-    for record, where in _records(content, "images", path):
-        key = _get(record, "id", where)
-        if key in images:
-            raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
-        images[key] = str(_inner(_get(record, "file_name", where), where)), _coco_size(record)
-    return images
-
-
-def _records(content: dict, key: str, path: Path) -> list[tuple[dict, str]]:
-    """The records of one list, each with what to call it in a message."""
-    records = content.get(key)
-    if not isinstance(records, list):
-        raise DataError(f"{path} has no list {key!r}: {EXPECTED}")
-    for i, record in enumerate(records):
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, {key}[{i}] is {record!r}: it must be an object")
-    return [(record, f"{path}, {key}[{i}]") for i, record in enumerate(records)]
-
-
-KINDS = {"name": (str,), "file_name": (str,), "bbox": (list,)}
-
-
-def _get(record: dict, key: str, where: str) -> Any:
-    """A field that must be there: a name is text, an id is a number or text."""
-    value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, KINDS.get(key, (int, str))):
-        raise DataError(f"{where}: {key!r} is {value!r}: it is missing or of the wrong kind")
-    return value
-
-
-def _coco_size(record: dict) -> tuple[int, int] | None:
-    size = record.get("width"), record.get("height")
-    return size if all(isinstance(side, int) and side > 0 for side in size) else None
-
-
-def _coco_object(record: dict, classes: dict, images: dict, where: str) -> Object:
-    for key, known in (("image_id", images), ("category_id", classes)):
-        if _get(record, key, where) not in known:
-            raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
-    return Object(classes[record["category_id"]], _coco_edges(_get(record, "bbox", where), where))
-
-
-def _coco_edges(box: list, where: str) -> Edges:
-    try:
-        left, top, width, height = (float(number) for number in box)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"{where}: 'bbox' is {box}: give left, top, width and height in pixels") from error
-    if not all(map(math.isfinite, (left, top, width, height))):
-        raise DataError(f"{where}: 'bbox' is {box}: it must be finite; correct or remove it")
-    return left, top, left + width, top + height
-
-
-def _picture_folder(root: Path, path: Path, names: list[str]) -> Path:
-    """The folder that a JSON file's names are meant in: the first that has the first of them."""
-    stem = path.stem.removeprefix("instances_")  # COCO's own pictures are in train2017
-    split = [name for first, *more in SPLITS.values() if _is_for(path, first) for name in (first, *more)]
-    below = ["", "images", "JPEGImages", stem, *split, *(f"images/{s}" for s in (stem, *split))]
-    folders = [path.parent, *(root / name for name in below if (root / name).is_dir())]
-    for folder in folders:
-        if not names or (folder / names[0]).is_file():
-            return folder
-    tried = ", ".join(str(folder) for folder in dict.fromkeys(folders))
-    raise DataError(f"{path}: there is no picture {names[0]} in {tried}: put the pictures there")
+def _known(entry: Entry, classes: Sequence[str], faults: list[str]) -> Entry:
+    """The entry without objects of other classes."""
+    for number, found in enumerate(entry.objects, start=1):
+        if found.name not in classes:
+            faults.append(f"{entry.where}, object {number}: {found.name!r} is not among the classes")
+    return entry._replace(objects=tuple(o for o in entry.objects if o.name in classes))

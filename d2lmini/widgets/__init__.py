@@ -15,6 +15,7 @@ from d2lmini.widgets.evaluation import precision_recall
 from d2lmini.widgets.experiments import experiment
 from d2lmini.widgets.front import data_flow, detector_at_work
 from d2lmini.widgets.improving import input_size, loss_weights, negatives
+from d2lmini.widgets.live import live_detector
 from d2lmini.widgets.losses import focal_loss, smooth_l1
 from d2lmini.widgets.matching import greedy_rounds, match_inspector
 from d2lmini.widgets.multiscale import scale_explorer, scale_owners
@@ -35,6 +36,7 @@ __all__ = [
     "greedy_rounds",
     "input_size",
     "iou",
+    "live_detector",
     "loops_against_batched",
     "loss_weights",
     "match_inspector",

@@ -156,17 +156,17 @@ def rounds(iou: Tensor) -> list[list[Pair]]:
 
     The steps are those of `matching._greedy`, looked at one by one.
     """
-    table = iou.T[None]  # (1, G, A)
-    value, anchor = table.max(dim=-1)
-    found, taken = torch.zeros_like(value, dtype=torch.bool), table.new_zeros(1, len(iou))
+    table = matching._Held(iou.T[None])  # (1, G, A)
+    value, anchor = table.iou.max(dim=-1)
+    found, taken = torch.zeros_like(value, dtype=torch.bool), iou.new_zeros(1, len(iou) + 1)
     steps = []
     while (waiting := ~found & (value > 0)).any():
-        settled = matching._settled(table, value, anchor, waiting)
+        settled = matching._settled(table.wishes(anchor), value, waiting)
         steps.append([(int(anchor[0, g]), g) for g in settled[0].nonzero()[:, 0].tolist()])
         found |= settled
         taken[0, anchor[settled]] = 2.0
         missed = ~found & (value > 0) & (taken.gather(1, anchor) > 0)
-        value, anchor = matching._look_again(table, value, anchor, taken, missed)
+        value, anchor = table.look_again(value, anchor, taken, missed)
     return steps
 
 

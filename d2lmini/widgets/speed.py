@@ -19,7 +19,7 @@ RESULTS = HERE / "results"
 
 
 def measured(name: str) -> dict[str, Any]:
-    """What a benchmark left for the page: "targets-curve" or "step-anatomy".
+    """What a benchmark left for the page: "targets-curve", "step-anatomy", "floor" or "growth-cpu".
 
     Raises ValueError naming those that exist.
     """
@@ -31,11 +31,11 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def where_and_when(result: dict[str, Any]) -> str:
-    """Machine, threads, versions and date of a measurement, in one line."""
+    """Machine, threads and date of a measurement, and under them the versions."""
     machine = result["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items() if v)
     threads = f"{machine['threads']} thread{'s'[: machine['threads'] > 1]}"
-    return f"{machine['cpu']}, {threads}, Python {machine['python']}, {versions}; {result['date']}"
+    return f"{machine['cpu']}, {threads}; {result['date']}\nPython {machine['python']}, {versions}"
 
 
 class Loops(Figure):
@@ -76,7 +76,7 @@ def loops_against_batched(objects: int = 10, batch: int = 32) -> Live:
             "batch": choice("batch of", names, batches.index(batch)),
         },
         caption=(
-            "Targets by D2L's loops and by `match`. Alone, a picture with one object gains nothing; "
+            "Targets by D2L's loops and by match. Alone, a picture with one object gains nothing; "
             "a batch does, and the more, the more objects its pictures hold."
         ),
         fallback=show.plot_panels(counts, panels, xlabel="objects in each picture"),

@@ -1,0 +1,35 @@
+"""Sphinx extension: what the live detector fetches at its first click, as files of the book.
+
+`_static/live/` gets the code (`live.js`) and the weights script of the detector that the package ships.
+Both are classic scripts, which load from a disk too; pages fetch them only when a reader wants to use it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from d2lmini.checkpoint import pretrained
+from d2lmini.export import save_weights_script
+from d2lmini.live import live_script
+
+DETECTOR = "scenes"
+
+
+def write_scripts(app: Sphinx, error: Exception | None) -> None:
+    """Called by Sphinx when the pages are written."""
+    if error or app.builder.format != "html":
+        return
+    folder = Path(app.outdir, "_static", "live")
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(f"{DETECTOR}-*.js"):
+        stale.unlink()
+    (folder / "live.js").write_text(live_script(), "utf8")
+    save_weights_script(folder, *pretrained(DETECTOR), DETECTOR)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("build-finished", write_scripts)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,139 @@
+"""Backbones from elsewhere: any network that gives a list of feature maps, for example one of timm's.
+
+`TinySSD` takes every module that turns normalised pixels (N, 3, H, W) into a list of maps (N, C, H', W'),
+finest first, and finds out sizes and channels by itself. What networks that were trained elsewhere lack for
+a detector is here: pixels normalised as in their training, coarser maps down to a single cell, and a way
+back from a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinyBackbone, downsample
+
+FINEST_STRIDE = 8  # pixels to a cell of the finest map that carries anchors, as in TinyBackbone
+
+
+class Pyramid(nn.Module):
+    """A network's feature maps, then coarser ones of `width` channels, then one of a single cell.
+
+    `features` is any module that gives a list of maps, finest first. There are `maps` in the end: what is
+    missing is made by halving the coarsest, and the last is the maximum of the one before. `mean` and
+    `std`, of pixels in [0, 1], are those that `features` was trained with; left out, it gets pixels as
+    TinySSD normalises them. `features` is run once on a picture of `probe` pixels a side to learn its
+    channels. Raises ValueError when it does not give a list of maps, or when `maps` are not more than it
+    gives.
+
+    >>> model = Pyramid(TinyBackbone(extra=1), maps=4, width=32)
+    >>> [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))]
+    [(64, 8, 8), (128, 4, 4), (128, 1, 1), (128, 1, 1)]
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        maps: int = 5,
+        width: int = 128,
+        mean: Sequence[float] = (PIXEL_MEAN,) * 3,
+        std: Sequence[float] = (PIXEL_STD,) * 3,
+        probe: int = 256,
+    ) -> None:
+        super().__init__()
+        self.features = features
+        # timm says so of networks whose maps have their channels last, as transformers' do
+        self.channels_last = "NHWC" in str(getattr(features, "output_fmt", ""))
+        given = _probe(features, probe, self.channels_last)
+        if maps <= len(given):
+            raise ValueError(f"maps is {maps}, but the network gives {len(given)}: ask for at least one more")
+        channels = [given[-1], *[width] * (maps - 1 - len(given))]
+        self.blocks = nn.ModuleList(downsample(i, o) for i, o in pairwise(channels))
+        # TinySSD's pixels are (p - PIXEL_MEAN) / PIXEL_STD; these make them (p - mean) / std.
+        mean, std = (torch.tensor(tuple(v)).reshape(1, 3, 1, 1) for v in (mean, std))
+        self.register_buffer("gain", PIXEL_STD / std, persistent=False)
+        self.register_buffer("shift", (PIXEL_MEAN - mean) / std, persistent=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps [(N, C, H, W)], finest first, of pixels (N, 3, H, W) as TinySSD normalises them."""
+        maps = list(self.features(x * self.gain + self.shift))
+        if self.channels_last:
+            maps = [m.permute(0, 3, 1, 2) for m in maps]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return [*maps, maps[-1].amax(dim=(2, 3), keepdim=True)]
+
+
+@torch.no_grad()
+def _probe(features: nn.Module, size: int, channels_last: bool) -> list[int]:
+    """The channels of a network's maps, by running it once in evaluation mode."""
+    modes = [(module, module.training) for module in features.modules()]
+    maps = features.eval()(torch.zeros(1, 3, size, size))
+    for module, training in modes:
+        module.training = training
+    if not isinstance(maps, (list, tuple)) or not maps or any(m.ndim != 4 for m in maps):
+        raise ValueError("the network must give a list of feature maps (N, C, H, W), finest first")
+    return [m.shape[3 if channels_last else 1] for m in maps]
+
+
+def timm_backbone(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = False,
+    maps: int = 5,
+    width: int = 128,
+    image_size: int = 256,
+) -> Pyramid:
+    """One of timm's networks as a backbone: its maps from stride 8 on, coarser ones, and a single cell.
+
+    Needs `pip install d2lmini[timm]`. The weights are random, or from a local safetensors file of the
+    classifier (`weights`), or what timm downloads (`pretrained`). Raises ValueError when timm is
+    missing, has no such network or cannot read the file, or when the network has no map of stride 8.
+    """
+    options = {"timm": name, "maps": maps, "width": width, "image_size": image_size}
+    features = _timm_features(name, weights, pretrained, image_size)
+    config = getattr(features, "pretrained_cfg", None) or {}
+    normal = {key: config[key] for key in ("mean", "std") if config.get(key)}
+    backbone = Pyramid(features, maps, width, **normal, probe=image_size)
+    backbone.options = options
+    return backbone
+
+
+def _timm_features(name: str, weights: str | Path | None, pretrained: bool, image_size: int) -> nn.Module:
+    """`timm.create_model` with its maps from `FINEST_STRIDE` on; what can go wrong as a ValueError."""
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError("backbones of timm need the package timm: pip install 'd2lmini[timm]'") from error
+    if ":" in name or not timm.is_model(name):  # with a colon it would be an address to download from
+        near = timm.list_models(f"*{name.split('.')[0].split(':')[-1][:6]}*")[:5]
+        raise ValueError(f"timm has no network {name!r}" + (f": perhaps {', '.join(near)}" if near else ""))
+    options: dict[str, Any] = {"features_only": True}
+    if timm.get_pretrained_cfg(name).fixed_input_size:  # transformers with windows or positions
+        options["img_size"] = image_size
+    overlay: dict[str, Any] = {}
+    if weights is not None:
+        if Path(weights).suffix != ".safetensors" or not Path(weights).is_file():
+            raise ValueError(f"no safetensors file at {weights}: give timm's weights in that form")
+        pretrained, overlay = True, {"pretrained_cfg_overlay": {"file": str(weights)}}
+    try:
+        strides = timm.create_model(name, **options).feature_info.reduction()
+        use = [i for i, stride in enumerate(strides) if stride >= FINEST_STRIDE]
+        if strides[use[0] if use else -1] != FINEST_STRIDE:
+            raise ValueError(f"its maps have the strides {strides}, of which none is {FINEST_STRIDE}")
+        return timm.create_model(name, **options, **overlay, pretrained=pretrained, out_indices=use)
+    except Exception as error:
+        raise ValueError(f"timm's {name!r} cannot be a backbone: {error}") from error
+
+
+def rebuild(options: Mapping[str, Any]) -> nn.Module:
+    """An untrained backbone from the options that a checkpoint recorded (`backbone.options`)."""
+    if "timm" not in options:
+        return TinyBackbone(**options)
+    return timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})

@@ -1,0 +1,104 @@
+"""Reading what people keep in folders: only plain files, only inside the folder, and never a hang."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+DEPTH = 6  # folders within folders that are looked into
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the object and what to do."""
+
+
+class DataWarning(UserWarning):
+    """Data that was left out because `skip_bad` asked for it; the message counts it and says which."""
+
+
+@contextmanager
+def skipping(faults: list[str] | None) -> Iterator[None]:
+    """Note a DataError in `faults` and go on behind the block; without a list it is raised as ever."""
+    try:
+        yield
+    except DataError as error:
+        if faults is None:
+            raise
+        faults.append(str(error))
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a plain file of at most `most` bytes.
+
+    A pipe or a device, which could keep a reader waiting for ever, is refused. Raises DataError that
+    names the file and says what to do.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise DataError(f"{path} is a folder: name the files in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is a pipe or a device: give a plain file")
+        if status.st_size > most:
+            raise DataError(
+                f"{path} has {status.st_size} bytes, at most {most} are read: is it the right file?"
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}: check the path") from error
+    except PermissionError as error:
+        raise DataError(f"{path} may not be read ({error.strerror}): check its permissions") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the path") from error
+    except ValueError as error:  # a name that no file system takes; a DataError is one, too
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{str(path)!r} is no file name ({error}): correct it") from error
+
+
+def content(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; not what is hidden, which is some system's own."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder} may not be read ({error.strerror}): check its permissions") from error
+
+
+def files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of the endings, in small or capital letters."""
+    return [path for path in content(folder) if path.suffix.lower() in suffixes]
+
+
+def folders(root: Path) -> list[Path]:
+    """The folder and those in it, `DEPTH` levels down, each once however links may lead in circles."""
+    found: dict[str, Path] = {}  # by where they really are
+    level = [root]
+    for _ in range(DEPTH + 1):
+        new = {os.path.realpath(path): path for path in level}
+        new = {real: path for real, path in new.items() if real not in found}
+        found |= new
+        level = [path for folder in new.values() for path in content(folder) if path.is_dir()]
+    return list(found.values())
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a plain file; False, too, for a name that no file system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder that may not be entered
+        return False
+
+
+def inner(name: str, where: str) -> PurePosixPath:
+    """A file's name as an annotation gives it; DataError unless it stays in its folder.
+
+    >>> inner("cats\\\\1.jpg", "a.xml")
+    PurePosixPath('cats/1.jpg')
+    """
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name:
+        raise DataError(f"{where}: the file name {name!r} leads out of the folder: give a name below it")
+    return path

@@ -1,0 +1,60 @@
+"""The detector's forward pass in JavaScript, and what bundles it.
+
+Small ES modules, each of which can be imported and tested by itself; `kernel.wat` is the one part that is not
+JavaScript. A page gets them as one text, in the order in which they need each other.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+START = ("dom.js", "start.js")  # what a page holds before the first click
+LIVE = (
+    *("network.js", "simd.js", "engine.js"),
+    *("dom.js", "decode.js", "nms.js", "scoring.js", "pixels.js", "picture.js", "view.js", "details.js"),
+    *("truth.js", "camera.js", "saving.js", "app.js", "source.js"),
+)
+OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
+PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template
+STYLE = (HERE / "live.css").read_text("utf8")
+IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.M)
+EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) )", re.M)
+REMARKS = re.compile(r"^[ \t]*(?://[^\n]*|/\*\*(?:[^*]|\*(?!/))*\*/)\n", re.M)  # those on lines of their own
+
+
+def bundle(names: tuple[str, ...]) -> str:
+    """The text of these modules as one: without imports of each other, exports and remarks.
+
+    Raises ValueError when one needs a module that is not before it in the list.
+    """
+    parts = []
+    for i, name in enumerate(names):
+        text = (HERE / name).read_text("utf8")
+        missing = [other for other in IMPORT.findall(text) if other not in names[:i]]
+        if missing:
+            raise ValueError(f"{name} needs {', '.join(missing)} before it")
+        parts.append(EXPORT.sub("", REMARKS.sub("", IMPORT.sub("", text))).strip("\n"))
+    kernel = base64.b64encode((HERE / "kernel.wasm").read_bytes()).decode()
+    return "\n".join([*parts, ""]).replace("__KERNEL__", kernel)
+
+
+def widget_module() -> str:
+    """The ES module of the notebook's widget, for anywidget: small, since every such page holds it."""
+    return bundle((*START, "widget.js"))
+
+
+def page_script() -> str:
+    """The script of a page of its own."""
+    return bundle((*START, "page.js"))
+
+
+def live_script() -> str:
+    """A classic script that defines `d2lminiLive`, a function that holds the network and the page around it.
+
+    It is a function so that its own text can be handed to a worker.
+    """
+    offered = f"return {{ {', '.join(OFFERED)} }};"
+    return f"globalThis.d2lminiLive = function d2lminiLive() {{\n{bundle(LIVE)}{offered}\n}};\n"

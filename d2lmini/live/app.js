@@ -1,0 +1,228 @@
+// The detector in the reader's hands: a picture in, boxes out, and every step between them to be seen.
+import { choice, colourOf, h, slider, tick } from "./dom.js";
+import { decodeBoxes, foregroundScores, makeAnchors, placeOf } from "./decode.js";
+import { detect } from "./nms.js";
+import { averagePrecision, count, meanAP } from "./scoring.js";
+import { fromBitmap, readPicture } from "./picture.js";
+import { makeMaps, makeView } from "./view.js";
+import { describe } from "./details.js";
+import { makeTruth } from "./truth.js";
+import { startCamera } from "./camera.js";
+import { drawDetections, recordOf, save } from "./saving.js";
+
+const LEAST = 0.01; // where the score slider begins; AP counts from here on
+
+/**
+ * Fill the frame that start.js made: { root, body, after, tell }. `model` is what `export.browser_model` writes
+ * (its weights are not needed here), `engine` answers for its pictures. Returns { open, camera, end }.
+ */
+export function startApp({ root, body, after, tell }, model, engine) {
+  const { classes } = model, anchors = makeAnchors(model), view = makeView();
+  let picture = null, answers = null, result = null, chosen = null, request = 0, stopCamera = null, frame = 0;
+
+  // ---- what the reader can set
+  const score = slider("score at least", [LEAST, 0.99, 0.01], 0.5, later);
+  const overlap = slider("overlap: IoU above", [0.05, 0.95, 0.05], 0.45, later);
+  const method = choice("then a worse box", [["hard", "is removed (NMS)"], ["linear", "loses score (soft, linear)"], ["gaussian", "loses score (soft, Gaussian)"]], later);
+  const aware = tick("only boxes of the same class", true, later);
+  const everything = tick("show all candidates, coloured by scale", false, later);
+  const marking = tick("mark the true boxes", false, () => { truth.on = marking.value; later(); });
+  const truth = makeTruth(view, classes, later);
+  const maps = makeMaps(model, choose);
+  const number = h("input", { type: "number", min: 0, max: anchors.length / 4 - 1, step: 1, onchange: () => choose(Number(number.value)) });
+
+  const list = h("ul", { class: "found" }), details = h("div", { class: "details" }), report = h("div", { class: "report" });
+  const button = (text, act) => h("button", { type: "button", onclick: act }, text);
+  body.replaceChildren(
+    h("div", { class: "look" }, h("div", { class: "main" }, view.element),
+      h("div", { class: "side" }, h("p", {}, "The highest score at every place, scale by scale:"), maps.element, h("label", { class: "knob" }, h("span", {}, "anchor"), number))),
+    h("div", { class: "controls" }, score.element, overlap.element, method.element, aware.element, everything.element, marking.element));
+  after.replaceChildren(list, details, report, truth.element,
+    h("div", { class: "bar" }, button("add a true box", addTrueBox), button("save as PNG", savePicture), button("save as JSON", saveNumbers)));
+
+  // ---- a picture in
+
+  /** Show what the network says of a file; a later picture overtakes an earlier one. */
+  async function open({ blob, title, truth: boxes }) {
+    stopCamera?.();
+    const mine = ++request;
+    tell(`${title}: looking …`);
+    try {
+      const read = await readPicture(blob, title, model.size);
+      if (mine === request) await look(read, mine);
+      if (mine === request) truth.set(boxes);
+    } catch (error) {
+      if (mine === request) tell(`${title}: ${error.message}.`);
+    }
+  }
+
+  /** Ask the network, and keep what it says if no newer picture has come. */
+  async function look(read, mine) {
+    const given = await engine.run(read.rgba);
+    if (mine !== request) return;
+    picture = read, chosen = null;
+    const boxes = decodeBoxes(anchors, given.offsets, model.decoding);
+    answers = { ...given, anchors, boxes, scores: foregroundScores(given.logits, classes.length) };
+    maps.paint(answers.scores);
+    view.show(picture.shown);
+    draw();
+  }
+
+  /** Start the camera, or stop it; `button` says which comes next. */
+  async function camera(button) {
+    if (stopCamera) {
+      stopCamera();
+      return;
+    }
+    const before = request; // until the first frame is there, a picture on its way keeps its place
+    let last = performance.now(), mine = 0;
+    tell("The camera is starting …");
+    const stop = await startCamera(async (video) => {
+      mine ||= ++request;
+      await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model.size) }, mine);
+      const now = performance.now();
+      root.dataset.rate = (1000 / (now - last)).toFixed(1);
+      last = now;
+    }, () => { stopCamera = null, button.textContent = "camera"; });
+    if (!mine && request !== before) return void stop(); // a picture was chosen meanwhile
+    stopCamera = stop, button.textContent = "stop the camera";
+    truth.set([]);
+  }
+
+  // ---- boxes out
+
+  function later() {
+    frame ||= requestAnimationFrame(() => { frame = 0; draw(); });
+  }
+
+  const options = (least = score.value) => ({ score: least, iou: overlap.value, method: method.value, aware: aware.value });
+
+  /** Everything anew from the answers; that takes a few milliseconds. */
+  function draw() {
+    body.dataset.settings = JSON.stringify([options(), everything.value, marking.value]);
+    if (!answers) return;
+    result = detect(answers, options());
+    if (chosen) chosen = all().find(({ anchor, label }) => anchor === chosen.anchor && label === chosen.label) ?? outside(chosen.anchor);
+    const { above, found } = result;
+    tell(summary());
+    view.boxes(layers(), `${picture.name}: ${found.map(said).join(", ") || "nothing found"}`);
+    showList(found);
+    details.replaceChildren(...(chosen ? [describe(chosen, above, answers, model)] : []));
+    report.replaceChildren(...(marking.value ? [measured()] : []));
+    truth.element.hidden = !marking.value;
+    if (chosen) number.value = chosen.anchor;
+  }
+
+  const all = () => [...result.found, ...result.above];
+
+  function summary() {
+    const { above, found } = result, many = (n, one, more) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
+    const steps = [many(anchors.length / 4, "anchor", "anchors"), `${many(above.length, "score", "scores")} from ${score.value.toFixed(2)} on`,
+      `${many(found.length, "box", "boxes")} after ${method.value === "hard" ? "NMS" : "Soft-NMS"}`];
+    return `${picture.name}: ${steps.join(", ")}. ${engine.name}, ${Math.round(answers.ms)} ms.`;
+  }
+
+  /** A button for each box; the keyboard stays where it was. */
+  function showList(found) {
+    const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+    list.replaceChildren(...found.map((one) => h("li", {},
+      h("button", { type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one) }, said(one)))));
+    list.querySelectorAll("button")[at]?.focus();
+  }
+
+  const said = (one) => `${classes[one.label]} ${one.score.toFixed(2)}`;
+
+  /** Everything that is drawn over the picture, from the back to the front. */
+  function layers() {
+    const { above, found } = result, drawn = [];
+    if (everything.value) for (const one of [...above].reverse()) drawn.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
+    for (const one of [...found].reverse()) {
+      drawn.push([one.box, { colour: colourOf(one.label), label: one.label, tag: said(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
+    }
+    if (chosen) {
+      for (const one of above) if (one.by === chosen) drawn.push([one.box, { colour: "#fff", thick: 1 }]);
+      const at = 4 * chosen.anchor;
+      drawn.push([anchors.subarray(at, at + 4), { colour: "#fff", dashed: true, thick: 2 }]);
+      drawn.push([chosen.box, { colour: colourOf(chosen.label), label: chosen.label, tag: said(chosen), thick: 4 }]);
+    }
+    if (marking.value) for (const [i, one] of truth.boxes.entries()) drawn.push([one.box, { colour: "#fff", dashed: true, tag: `${i + 1}: ${classes[one.label]}`, low: true, thick: 2 }]);
+    if (truth.drawn) drawn.push([truth.drawn, { colour: "#fff", dashed: true, thick: 2 }]);
+    return drawn;
+  }
+
+  const scaleOf = ({ anchor }) => placeOf(model, anchor).scale;
+
+  // ---- one box, one anchor
+
+  const pick = (one) => { chosen = one === chosen ? null : one; draw(); };
+
+  /** Any anchor: as the candidate that it is, or as what it would have been. */
+  function choose(anchor) {
+    if (!answers || !(anchor >= 0 && anchor < anchors.length / 4)) return;
+    chosen = all().find((one) => one.anchor === anchor) ?? outside(anchor);
+    draw();
+  }
+
+  function outside(anchor) {
+    const row = answers.scores.subarray(anchor * classes.length, (anchor + 1) * classes.length);
+    const label = row.indexOf(Math.max(...row));
+    return { anchor, label, score: row[label], box: Array.from(answers.boxes.subarray(4 * anchor, 4 * anchor + 4)), outside: row[label] < Math.fround(score.value) };
+  }
+
+  /** A click chooses the smallest box under the pointer; another click at the same place the next larger one. */
+  view.over.addEventListener("click", (event) => {
+    if (!result || marking.value) return;
+    const [x, y] = view.at(event), size = ({ box }) => (box[2] - box[0]) * (box[3] - box[1]);
+    const under = (everything.value ? [...new Set(all())] : result.found)
+      .filter(({ box }) => x >= box[0] && x <= box[2] && y >= box[1] && y <= box[3]).sort((a, b) => size(a) - size(b));
+    chosen = under.length ? under[(under.indexOf(chosen) + 1) % under.length] : null;
+    draw();
+  });
+
+  // ---- against the truth
+
+  function addTrueBox() {
+    if (!answers) return void tell("Choose a picture first.");
+    marking.value = true, truth.on = true;
+    truth.add();
+    draw();
+    truth.focusLast();
+  }
+
+  function measured() {
+    const { found } = result, one = count(found, truth.boxes), every = detect(answers, options(LEAST)).found;
+    const share = (value) => (Number.isNaN(value) ? "–" : value.toFixed(2));
+    const rows = [["true positives", one.right], ["false positives", one.wrong], ["missed", one.missed], ["precision", share(one.precision)], ["recall", share(one.recall)],
+      ["AP50", share(averagePrecision(every, truth.boxes, 0.5))], ["AP", share(meanAP(every, truth.boxes))]];
+    const remark = truth.boxes.length ? `Right is an IoU of 0.50 with a true box of the same class; AP counts every box from a score of ${LEAST} on.` : "Draw a true box: drag over the picture, or press “add a true box”.";
+    return h("div", {}, h("table", {}, h("tbody", {}, h("tr", {}, rows.map(([name]) => h("th", { scope: "col" }, name))), h("tr", {}, rows.map(([, value]) => h("td", {}, String(value)))))), h("p", {}, remark));
+  }
+
+  // ---- out of the page
+
+  function savePicture() {
+    if (!answers) return void tell("Choose a picture first.");
+    drawDetections(picture, result.found, classes).toBlob((blob) => save(blob, "detections.png"), "image/png");
+    tell(`Saved as detections.png: ${result.found.length} boxes.`);
+  }
+
+  function saveNumbers() {
+    if (!answers) return void tell("Choose a picture first.");
+    const record = { ...recordOf(picture, result.found, classes), settings: options(), engine: engine.name, model: model.sha256 };
+    save(new Blob([JSON.stringify(record, null, 1)], { type: "application/json" }), "detections.json");
+    tell(`Saved as detections.json: ${result.found.length} boxes.`);
+  }
+
+  const watch = new ResizeObserver(() => { if (picture) { view.show(picture.shown); later(); } });
+  watch.observe(root);
+  root.state = () => ({ picture, answers, result, engine: engine.name, truth: truth.boxes }); // for tests, and for the curious
+  return {
+    open, camera,
+    end() {
+      request++;
+      stopCamera?.();
+      watch.disconnect();
+      cancelAnimationFrame(frame);
+    },
+  };
+}

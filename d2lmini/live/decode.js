@@ -1,0 +1,75 @@
+// From logits and offsets to scores and boxes, in float32 like PyTorch.
+/** What every float32 operation does to its result; JavaScript computes in float64. */
+export const f = Math.fround;
+
+/** Height, width and anchors a pixel of the maps that have heads, finest first. */
+export function mapShapes({ plan, size }) {
+  let [height, width] = size;
+  const shapes = [];
+  for (const layer of plan) {
+    if (layer.op === "pool") [height, width] = [Math.floor(height / 2), Math.floor(width / 2)];
+    if (layer.op === "global") [height, width] = [1, 1];
+    if (layer.op === "heads") shapes.push({ height, width, anchors: layer.anchors });
+  }
+  return shapes;
+}
+
+/** Corners of all anchors, A × 4, as `anchors.make_anchors` lays them out. */
+export function makeAnchors(model) {
+  const corners = [];
+  mapShapes(model).forEach(({ height, width }, scale) => {
+    const sizes = model.sizes[scale], [first, ...others] = model.ratios[scale];
+    const pairs = [...sizes.map((size) => [size, first]), ...others.map((ratio) => [sizes[0], ratio])];
+    const halves = pairs.map(([size, ratio]) => [f(f(size * Math.sqrt(ratio)) / 2), f(f(size / Math.sqrt(ratio)) / 2)]);
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const across = f((x + 0.5) / width), down = f((y + 0.5) / height);
+        for (const [w, h] of halves) corners.push(f(across - w), f(down - h), f(across + w), f(down + h));
+      }
+    }
+  });
+  return Float32Array.from(corners);
+}
+
+/** Where an anchor stands: its scale, and row, column and number within that map. */
+export function placeOf(model, anchor) {
+  let first = 0;
+  for (const [scale, { height, width, anchors }] of mapShapes(model).entries()) {
+    const here = anchor - first;
+    if (here < height * width * anchors) {
+      const pixel = Math.floor(here / anchors);
+      return { scale, row: Math.floor(pixel / width), column: pixel % width, shape: here % anchors };
+    }
+    first += height * width * anchors;
+  }
+  return null;
+}
+
+/** Shares of the classes, A × K, background left out: softmax of the logits, A × (K + 1). */
+export function foregroundScores(logits, classes) {
+  const width = classes + 1, count = logits.length / width;
+  const scores = new Float32Array(count * classes), powers = new Float64Array(width);
+  for (let a = 0; a < count; a++) {
+    let most = -Infinity, sum = 0;
+    for (let k = 0; k < width; k++) most = Math.max(most, logits[a * width + k]);
+    for (let k = 0; k < width; k++) sum += powers[k] = f(Math.exp(f(logits[a * width + k] - most)));
+    for (let k = 1; k < width; k++) scores[a * classes + k - 1] = f(powers[k] / f(sum));
+  }
+  return scores;
+}
+
+/** Corner boxes, A × 4, not clipped: `boxes.decode`. */
+export function decodeBoxes(anchors, offsets, { centre, size, most }) {
+  const boxes = new Float32Array(anchors.length), variance = f(centre), growth = f(size), limit = f(most);
+  for (let at = 0; at < anchors.length; at += 4) {
+    for (let axis = 0; axis < 2; axis++) {
+      const low = anchors[at + axis], high = anchors[at + axis + 2], side = f(high - low);
+      const middle = f(f(f(offsets[at + axis] * variance) * side) + f(f(low + high) / 2));
+      const log = Math.min(limit, f(offsets[at + axis + 2] * growth));
+      const half = f(f(f(Math.exp(log)) * side) / 2);
+      boxes[at + axis] = f(middle - half);
+      boxes[at + axis + 2] = f(middle + half);
+    }
+  }
+  return boxes;
+}

@@ -1,0 +1,45 @@
+// What is behind one box: its anchor, how far it was moved, what it scored, what it removed.
+import { colourOf, h } from "./dom.js";
+import { placeOf } from "./decode.js";
+import { iou } from "./nms.js";
+
+/** Shares of all classes of one anchor, background first. */
+export function shares(logits, anchor, classes) {
+  const row = Array.from(logits.subarray(anchor * (classes + 1), (anchor + 1) * (classes + 1)));
+  const top = Math.max(...row), powers = row.map((value) => Math.exp(value - top));
+  const sum = powers.reduce((a, b) => a + b, 0);
+  return powers.map((power) => power / sum);
+}
+
+/** The panel for `one`, a candidate or any anchor, among all candidates `above`. */
+export function describe(one, above, answers, model) {
+  const { scale, row, column } = placeOf(model, one.anchor);
+  const at = one.anchor * 4, corners = Array.from(answers.anchors.subarray(at, at + 4));
+  const [left, top, right, bottom] = corners.map((v) => v.toFixed(2));
+  const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => v.toFixed(1).replace("-", "−"));
+  return h("div", {},
+    h("p", {}, h("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: from (${left}, ${top}) to (${right}, ${bottom}). `,
+      `Offsets ${moves.join(", ")}: it keeps an IoU of ${iou(corners, one.box).toFixed(2)} with its box.`),
+    bars(shares(answers.logits, one.anchor, model.classes.length), model.classes),
+    h("p", {}, fate(one, above, model)));
+}
+
+/** The class scores as bars with their numbers. */
+function bars(values, classes) {
+  const names = ["background", ...classes];
+  return h("table", { class: "bars" }, h("tbody", {}, values.map((value, k) => h("tr", {},
+    h("th", { scope: "row" }, names[k]),
+    h("td", {}, h("i", { style: `width:${(100 * value).toFixed(1)}%;background:${k ? colourOf(k - 1) : "var(--soft)"}` })),
+    h("td", {}, value.toFixed(3))))));
+}
+
+/** What suppression did to it, or it to others, in a sentence. */
+function fate(one, above, model) {
+  const name = (other) => `${model.classes[other.label]} ${other.score.toFixed(2)}`;
+  if (one.outside) return "None of its scores reaches the threshold, so it was no candidate.";
+  if (one.by) return `Removed by ${name(one.by)}, which it overlaps by an IoU of ${iou(one.box, one.by.box).toFixed(2)}.`;
+  if (one.was > one.score) return `Its score was ${one.was.toFixed(2)} before better boxes that it overlaps lowered it.`;
+  const gone = above.filter(({ by }) => by === one);
+  if (!gone.length) return "Kept; it removed no other box.";
+  return `Kept; it removed ${gone.length} box${gone.length === 1 ? "" : "es"}: ${gone.slice(0, 6).map(name).join(", ")}${gone.length > 6 ? ", …" : ""}.`;
+}

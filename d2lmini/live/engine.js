@@ -1,0 +1,49 @@
+// The network in the reader's browser: weights from text to floats, and the fastest convolution that is allowed.
+import { forward, layOut, placeWeights } from "./network.js";
+import { loadKernel } from "./simd.js";
+
+/** Bytes of a base64 text. */
+export const bytesOf64 = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+
+/** float16, as whole numbers of 16 bits, to float32. */
+export function fromHalf(halves) {
+  return Float32Array.from(halves, (bits) => {
+    const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+    return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : fraction * 2 ** -24);
+  });
+}
+
+/** A model, as `export.browser_model` writes it, made ready: { name, run(rgba) → { logits, offsets } }. */
+export async function makeEngine(model, { simd = true, pause } = {}) {
+  const layout = layOut(model);
+  const bytes = bytesOf64(model.weights);
+  const kernel = simd ? await loadKernel(layout.floats) : null;
+  const memory = kernel?.memory ?? new Float32Array(layout.floats);
+  placeWeights(memory, layout, fromHalf(new Uint16Array(bytes.buffer)));
+  return {
+    name: kernel ? "WASM SIMD" : "plain JavaScript",
+    memory,
+    layout,
+    run: (rgba) => forward(memory, layout, model, rgba, { kernel, pause }),
+  };
+}
+
+/** What a worker does: the first message is the model, every further one a picture. */
+export function serve(port) {
+  let engine;
+  port.onmessage = async ({ data }) => {
+    try {
+      if (data.model) {
+        engine = await makeEngine(data.model, data.options);
+        port.postMessage({ ready: engine.name });
+        return;
+      }
+      const start = performance.now();
+      const answers = await engine.run(data.rgba);
+      const message = { id: data.id, ...answers, ms: performance.now() - start };
+      port.postMessage(message, [answers.logits.buffer, answers.offsets.buffer]);
+    } catch (error) {
+      port.postMessage({ id: data.id, error: error.message });
+    }
+  };
+}

@@ -1,0 +1,51 @@
+// A picture's pixels as Pillow would resize them, to the byte: the network was trained on Pillow's, and a
+// canvas resizes by other rules, which moves boxes.
+
+const BITS = 22; // of the fixed-point weights
+
+/** For every target sample the first source sample, and the weights from there on: a triangle, as wide as the step. */
+export function triangle(from, to) {
+  const scale = from / to, reach = Math.max(scale, 1);
+  return Array.from({ length: to }, (_, i) => {
+    const centre = (i + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - reach + 0.5)), end = Math.min(from, Math.trunc(centre + reach + 0.5));
+    const raw = Array.from({ length: end - first }, (_, j) => Math.max(0, 1 - Math.abs((j + first - centre + 0.5) * (1 / reach))));
+    const sum = raw.reduce((a, b) => a + b, 0);
+    return { first, weights: Int32Array.from(raw, (w) => Math.trunc(0.5 + (w / sum) * 2 ** BITS)) };
+  });
+}
+
+/** One direction of a resize: `lines` lines, samples `step` bytes apart, lines `line` bytes apart; RGBA. */
+function along(source, target, taps, lines, { step, line, targetStep, targetLine }) {
+  const half = 2 ** (BITS - 1);
+  taps.forEach(({ first, weights }, i) => {
+    for (let l = 0; l < lines; l++) {
+      let r = half, g = half, b = half;
+      for (let j = 0, p = l * line + first * step; j < weights.length; j++, p += step) {
+        r += source[p] * weights[j], g += source[p + 1] * weights[j], b += source[p + 2] * weights[j];
+      }
+      const q = l * targetLine + i * targetStep;
+      target[q] = r >> BITS, target[q + 1] = g >> BITS, target[q + 2] = b >> BITS, target[q + 3] = 255;
+    }
+  });
+}
+
+/**
+ * Resize a picture of any size to width × height. `strip(top, rows)` gives its pixels, RGBA, a few rows at
+ * a time, so that a photograph of many megapixels never lies in memory twice.
+ */
+export function resize(strip, fromWidth, fromHeight, width, height) {
+  const narrow = new Uint8ClampedArray(width * fromHeight * 4), taps = triangle(fromWidth, width);
+  const rows = Math.max(1, Math.floor(2 ** 20 / fromWidth));
+  for (let top = 0; top < fromHeight; top += rows) {
+    const count = Math.min(rows, fromHeight - top), source = strip(top, count);
+    const target = narrow.subarray(top * width * 4, (top + count) * width * 4);
+    if (fromWidth === width) target.set(source);
+    else along(source, target, taps, count, { step: 4, line: 4 * fromWidth, targetStep: 4, targetLine: 4 * width });
+  }
+  if (fromHeight === height) return narrow;
+  const small = new Uint8ClampedArray(width * height * 4);
+  const places = { step: 4 * width, line: 4, targetStep: 4 * width, targetLine: 4 };
+  along(narrow, small, triangle(fromHeight, height), width, places);
+  return small;
+}

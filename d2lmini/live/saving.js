@@ -1,0 +1,39 @@
+// What the reader may take along: the picture with its boxes, and the numbers.
+import { colourOf, inkOn } from "./dom.js";
+
+/** Hand the reader a file. */
+export function save(blob, name) {
+  const url = URL.createObjectURL(blob), link = document.createElement("a");
+  link.href = url, link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+/** A canvas with the picture, and every box with its class and score; lines and type grow with it. */
+export function drawDetections({ shown }, found, classes) {
+  const canvas = document.createElement("canvas"), { width, height } = shown;
+  canvas.width = width, canvas.height = height;
+  const pen = canvas.getContext("2d"), type = Math.max(12, Math.round(Math.max(width, height) / 45));
+  pen.drawImage(shown, 0, 0);
+  pen.font = `600 ${type}px sans-serif`, pen.lineWidth = Math.max(2, type / 6), pen.textBaseline = "top";
+  for (const { box, label, score } of [...found].reverse()) {
+    const [left, top, right, bottom] = box.map((v, i) => v * (i % 2 ? height : width)), text = `${classes[label]} ${score.toFixed(2)}`;
+    pen.strokeStyle = pen.fillStyle = colourOf(label);
+    pen.strokeRect(left, top, right - left, bottom - top);
+    const y = Math.max(0, top - type * 1.3);
+    pen.fillRect(left, y, pen.measureText(text).width + 8, type * 1.3);
+    pen.fillStyle = inkOn(label);
+    pen.fillText(text, left + 4, y + 2);
+  }
+  return canvas;
+}
+
+/** The same record as `python -m d2lmini detect` writes: boxes in pixels of the picture, rounded alike. */
+export function recordOf({ name, width, height }, found, classes) {
+  const detections = found.map(({ box, label, score }) => ({
+    class: classes[label],
+    score: Number(score.toFixed(4)),
+    box: box.map((v, i) => Number((v * (i % 2 ? height : width)).toFixed(1))),
+  }));
+  return { image: name, width, height, detections };
+}

@@ -1,0 +1,117 @@
+"""The detector itself, live: the reader's own pictures, every anchor's answer, every threshold.
+
+In a page of the book the network runs in the reader's browser, from the scripts that the book serves. In
+JupyterLab and Colab the same widget sends its pixels to the kernel, and this module answers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2lmini import live, show
+from d2lmini.checkpoint import ModelInfo
+from d2lmini.data import Sample
+from d2lmini.detect import detect
+from d2lmini.export import about, browser_model, describe_sample, inference_model, png, script_name
+from d2lmini.model import TinySSD
+from d2lmini.widgets.base import STYLE, Figure, Live
+from d2lmini.widgets.front import count_of
+
+SCORE = 0.5  # where the page's slider stands at first
+LETTERS = "ABCDEFGH"  # of the samples; there is no room for more
+
+
+class LiveDetector(Figure):
+    """`data`: `name` of the weights script, `about` the network, `samples` with their titles and true boxes,
+    image0, image1, …. What the page needs besides, it loads when a picture is chosen: from beside itself
+    in the book, or by asking this object."""
+
+    _esm = live.widget_module()
+    _css = STYLE + live.STYLE
+
+    def __init__(self, model: TinySSD, record: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._model = inference_model(model)
+        self._record = {key: value for key, value in record.items() if key != "weights"}
+        self.on_msg(self._answer)
+
+    def _answer(self, _: object, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
+        """The page's code, or what the network says of a picture: float32 logits, then offsets."""
+        if message.get("want") == "code":
+            self.send({"code": live.live_script(), "model": self._record})
+        elif "id" in message:
+            try:
+                arrays, ms = self._look(buffers)
+                self.send({"id": message["id"], "ms": ms}, arrays)
+            except Exception as error:  # it belongs in the page: nobody looks for it in the kernel's log
+                self.send({"id": message["id"], "error": str(error) or type(error).__name__})
+
+    def _look(self, buffers: Sequence[memoryview]) -> tuple[list[bytes], float]:
+        """Bytes of logits and offsets for RGBA pixels, and how many milliseconds that took."""
+        height, width = self._model.image_size
+        pixels = torch.frombuffer(bytearray(buffers[0]), dtype=torch.uint8).view(height, width, 4)
+        start = time.perf_counter()
+        with torch.inference_mode():
+            answers = self._model(pixels[..., :3].permute(2, 0, 1).unsqueeze(0))
+        ms = 1000 * (time.perf_counter() - start)
+        return [part.squeeze(0).float().numpy().tobytes() for part in answers], ms
+
+
+def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], name: str = "scenes") -> Live:
+    """The detector for the reader to use, with some pictures to begin with.
+
+    `name` is that of the weights script; the book serves that of `pretrained("scenes")`. Computes with
+    `inference_model(model)`. Raises ExportError for a network that the browser cannot run, and ValueError
+    without samples.
+    """
+    if not samples:
+        raise ValueError("give at least one sample, so that there is something to begin with")
+    record = browser_model(model, info)
+    figure = LiveDetector(
+        model,
+        record,
+        data={
+            "name": script_name(record, name),
+            "about": about(model),
+            "samples": [_told(letter, s) for letter, s in zip(LETTERS, samples, strict=False)],
+            **{f"image{i}": _lossless(s.image) for i, s in enumerate(samples[: len(LETTERS)])},
+        },
+        alt="The detector, live: a picture with its boxes, every scale's scores, thresholds to move.",
+    )
+    return Live(
+        figure,
+        {},
+        caption=(
+            "The network runs in this page, on these pictures or on your own. Move the thresholds, look at "
+            "all candidates, choose a box to see its anchor and what it removed, or mark the true boxes."
+        ),
+        fallback=_fallback(model, samples[0]),
+    )
+
+
+def _lossless(image: Tensor) -> dict[str, Any]:
+    """A picture for the browser, like `base.picture`, but without its loss: scores would differ."""
+    return {"mime": "image/png", "width": image.shape[2], "height": image.shape[1], "bytes": png(image)}
+
+
+def _told(letter: str, sample: Sample) -> dict[str, Any]:
+    """A sample's title, as in other figures, and its true boxes."""
+    return {**describe_sample(sample, 0), "title": f"picture {letter}: {count_of(len(sample.labels))}"}
+
+
+def _fallback(model: TinySSD, sample: Sample) -> show.Drawing:
+    """A picture, all candidates in it, and what suppression leaves."""
+    with torch.inference_mode():
+        answers = inference_model(model)(sample.image.unsqueeze(0))
+    views = [show.View(sample.image, "a picture")]
+    for title, options in (("candidates", {"iou_threshold": 1.0}), ("after NMS", {})):
+        (found,) = detect(*answers, model.anchors.cpu(), score_threshold=SCORE, **options)
+        colours = [show.class_colour(k) for k in found.labels.tolist()]
+        boxes = show.Boxes(found.boxes, colours, linewidth=1.25)
+        views.append(show.View(sample.image, f"{len(found.scores)} {title}", [boxes]))
+    return show.plot_views(views, cell=220)

@@ -1,0 +1,203 @@
+"""Steps that are recorded and replayed, networks that are compiled, and the ways back from both."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from d2lmini import LossConfig, capture, train
+from d2lmini.capture import Compiled, Recorded
+from d2lmini.data.augment import AugmentConfig, Lots
+from d2lmini.data.samples import Batch
+from d2lmini.train import fit
+
+from . import replay
+from .pretend import PretendDevice
+from .test_train import CLASSES, config, small_model, squares, weights
+
+VIEWS = AugmentConfig(colour=0.5, expand=0.3, crop=0.5)
+
+
+def add(total: torch.Tensor):
+    """A step with a memory: adds its input to `total` and gives twice the sum."""
+
+    def step(x):
+        total.add_(x)
+        return total * 2
+
+    return step
+
+
+def test_a_recorded_step_gives_what_the_step_gives(monkeypatch):
+    monkeypatch.setattr(capture, "record", replay.record)
+    plain, recorded = add(torch.zeros(3)), Recorded(add(torch.zeros(3)), warm_up=2)
+    for i in range(6):
+        x = torch.full((3,), float(i))
+        assert torch.equal(recorded(x), plain(x))
+    assert recorded.replay is not None
+
+
+def test_other_shapes_run_unrecorded(monkeypatch):
+    monkeypatch.setattr(capture, "record", replay.record)
+    recorded = Recorded(lambda x: x.sum() + 1, warm_up=0)
+    assert recorded(torch.ones(3)) == 4
+    assert recorded(torch.ones(5)) == 6
+    assert recorded(2 * torch.ones(3)) == 7
+
+
+def test_what_cannot_be_recorded_runs_unrecorded_after_one_warning(monkeypatch):
+    def refuse(step):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(capture, "record", refuse)
+    total = torch.zeros(1)
+    recorded = Recorded(add(total), warm_up=1)
+    with pytest.warns(UserWarning, match="cannot be recorded") as caught:
+        assert [int(recorded(torch.ones(1))) for _ in range(4)] == [2, 4, 6, 8]
+    assert len(caught) == 1
+    assert total == 4
+
+
+def test_the_stand_in_notices_what_a_graph_would_get_wrong():
+    rate = [1.0]
+    play, out = replay.record(lambda: torch.ones(2) * rate[0])
+    play()
+    rate[0] = 2.0
+    play()
+    assert out.tolist() == [1, 1]  # a number of Python's is recorded for good
+
+
+# ------------------------------------------------------------------------------------- a whole training step
+
+
+def start(**options):
+    run = train._Run(squares(24), CLASSES, config(augment=VIEWS, **options), small_model())
+    run.model.train()
+    return run
+
+
+def steps(run, advance, count=5):
+    """Losses of some steps of an epoch, as `fit` takes them."""
+    losses = []
+    pairs = [pair for _ in range(2) for pair in train._batches(run)][:count]
+    for batch, lots in pairs:
+        train._set_rate(run)
+        losses.append(advance(batch, lots).clone())
+        run.step += 1
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(cls="focal", negatives=None, box="l1")])
+def test_a_replayed_training_step_is_the_training_step(monkeypatch, optimiser, loss):
+    """Augmentation, matching, forward, losses, backward, clipping, update: nothing of it is Python's."""
+    monkeypatch.setattr(capture, "record", replay.record)
+    with PretendDevice():
+        plain, run = (start(optimiser=optimiser, loss=loss) for _ in range(2))
+        recorded = Recorded(lambda *t: train.train_step(run, Batch(*t[:3]), Lots(*t[3:])), warm_up=1)
+        expected = steps(plain, lambda batch, lots: train.train_step(plain, batch, lots))
+        got = steps(run, lambda batch, lots: recorded(*batch, *lots))
+    assert recorded.replay is not None
+    assert torch.equal(got, expected)
+    assert torch.equal(weights(run.model), weights(plain.model))
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_training_step_never_waits_for_the_device(optimiser):
+    with PretendDevice() as device:
+        run = start(optimiser=optimiser)
+        batch, lots = next(train._batches(run))
+        train._set_rate(run)
+        device.waits.clear()
+        train.train_step(run, batch, lots)
+        train._set_rate(run)
+        assert not device.waits, device.waits
+        assert all(group["fused"] for group in run.optimiser.param_groups)
+        assert all(isinstance(group["lr"], torch.Tensor) for group in run.optimiser.param_groups)
+
+
+def test_a_training_step_on_tensors_without_numbers():
+    """On the `meta` device there is nothing to look at: every look is an error."""
+    meta = torch.device("meta")
+    run = train._Run(squares(24), CLASSES, config(augment=VIEWS, optimiser="sgd"), small_model(), meta)
+    (batch, lots), *_ = train._batches(run)
+    assert {t.device.type for t in (*batch, *lots)} == {"meta"}
+    losses = train.train_step(run, batch, lots)
+    assert losses.shape == (2,)
+    assert losses.device == meta
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        float(losses[0])
+
+
+def test_without_a_card_the_graph_is_left_out_with_a_warning():
+    data = squares(16)
+    with pytest.warns(UserWarning, match="one CUDA device"):
+        graph = fit(data, None, CLASSES, config(epochs=1, graph=True), model=small_model(), progress=False)
+    plain = fit(data, None, CLASSES, config(epochs=1), model=small_model(), progress=False)
+    assert torch.equal(weights(graph.model), weights(plain.model))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_graph_learns_what_the_steps_learn(optimiser):
+    def learn(**options):
+        cfg = config(device="cuda", augment=VIEWS, optimiser=optimiser, deterministic=True, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return fit(squares(40), None, CLASSES, cfg, model=small_model(), progress=False)
+
+    plain, graph = learn(), learn(graph=True)
+    assert [row["loss"] for row in graph.history] == pytest.approx([row["loss"] for row in plain.history])
+    torch.testing.assert_close(weights(graph.model), weights(plain.model), rtol=1e-4, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------- compiling
+
+
+class BackendFailed(Exception):
+    """Stands for an error of the compiler's own."""
+
+
+BackendFailed.__module__ = "torch._dynamo.exc"
+
+
+def test_when_compiling_fails_the_network_runs_as_it_is(monkeypatch):
+    def compiler(network):
+        def compiled(x):
+            raise BackendFailed("no C++ compiler\nand a long trace")
+
+        return compiled
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    net = Compiled(nn.Linear(2, 3))
+    x = torch.ones(1, 2)
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler\)") as caught:
+        assert all(torch.equal(net(x), net.network(x)) for _ in range(2))
+    assert len(caught) == 1
+
+
+def test_errors_of_the_network_are_not_swallowed(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network: network)
+    with pytest.raises(RuntimeError, match="shapes"):
+        Compiled(nn.Linear(2, 3))(torch.ones(1, 5))
+
+
+def test_compiled_training_gives_the_same_and_the_model_keeps_its_names(monkeypatch):
+    seen = []
+
+    def compiler(network):
+        seen.append(network)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    data = squares(16)
+    one, other = (
+        fit(data, None, CLASSES, config(epochs=1, compile=c), model=small_model(), progress=False)
+        for c in (True, False)
+    )
+    assert seen == [one.model]
+    assert one.model.state_dict().keys() == other.model.state_dict().keys()
+    assert torch.equal(weights(one.model), weights(other.model))

@@ -1,0 +1,192 @@
+"""Batches from memory and from disk: the same ones, errors as they were raised, and time as it was spent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from d2lmini import runtime
+from d2lmini.data import Synthetic, collate, feed, load
+from d2lmini.data.annotated import AnnotatedPictures, Entry, Object
+from d2lmini.data.feed import Held, Streamed, as_feed, faults_of, fits_in_memory
+from d2lmini.data.files import DataError
+from d2lmini.data.samples import Batch, Sample
+
+ORDER = [torch.tensor(index) for index in ([3, 1], [0, 2, 4], [1, 1])]
+
+
+def scenes(count: int = 5) -> Synthetic:
+    return Synthetic("scenes", count=count, size=64)
+
+
+def same(one: Batch, two: Batch) -> bool:
+    """Equal pictures and objects; rows of padding may be more or fewer."""
+    return len(one.images) == len(two.images) and all(
+        torch.equal(a, b)
+        for i in range(len(one.images))
+        for a, b in zip(one.sample(i), two.sample(i), strict=True)
+    )
+
+
+def on_disk(root: Path, count: int, bad: tuple[int, ...] = ()) -> AnnotatedPictures:
+    """Grey pictures of one object each, some of which are no pictures."""
+    entries = []
+    for i in range(count):
+        path = root / f"{i}.png"
+        Image.new("RGB", (20, 20), (i, i, i)).save(path)
+        if i in bad:
+            path.write_bytes(b"no picture")
+        entries.append(Entry(path, (Object("cat", (1.0, 2.0, 9.0, 9.0)),), f"{i}.xml"))
+    return AnnotatedPictures(entries, ("cat",), size=16)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_and_disk_give_the_same_batches(workers):
+    data = scenes()
+    held, streamed = Held(load(data)), Streamed(data, workers)
+    for order in (ORDER, ORDER[::-1], ORDER[:1]):  # processes stay for the next epoch
+        batches = [list(source.batches(order)) for source in (held, streamed)]
+        for index, one, two in zip(order, *batches, strict=True):
+            assert same(one, two)
+            assert same(one, collate([data[i] for i in index.tolist()]))
+    assert same(held.truth()._replace(images=held.batch.images), load(data))
+    assert torch.equal(streamed.truth().labels, held.truth().labels)
+    assert len(held) == len(streamed) == 5
+    assert held.image_size == streamed.image_size == (64, 64)
+    assert streamed.top_label == 5
+
+
+def test_an_epoch_left_early_does_not_show_in_the_next():
+    source = Streamed(scenes(), workers=2)
+    for batch in source.batches(ORDER):
+        assert len(batch.images) == 2
+        break
+    assert [len(batch.images) for batch in source.batches(ORDER[1:])] == [3, 2]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_callers_random_numbers_are_left_alone(workers):
+    before = torch.get_rng_state()
+    load(scenes(2), workers)
+    list(Streamed(scenes(2), workers).in_order())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_becomes_a_feed():
+    batch = load(scenes(2))
+    held = as_feed(batch)
+    assert as_feed(held) is held
+    assert isinstance(as_feed(scenes()), Streamed)
+    with pytest.raises(ValueError, match="workers is -1"):
+        Streamed(scenes(), workers=-1)
+
+
+def test_waiting_is_what_the_source_took(monkeypatch):
+    """A clock that the source and the taker move by hand."""
+    clock = [0.0]
+    monkeypatch.setattr(feed.time, "perf_counter", lambda: clock[0])
+
+    class Slow(Held):
+        def _make(self, chosen):
+            for index in chosen:
+                clock[0] += 1
+                yield self.batch.select(index)
+
+    source = Slow(load(scenes(2), workers=0))
+    assert source.wait_share == 0
+    for _ in source.batches([torch.tensor([0])] * 4):
+        clock[0] += 3
+    assert (source.waited, source.worked) == (4, 12)
+    assert source.wait_share == 0.25
+
+
+# ------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_is_one_line_whichever_process_met_it(tmp_path, workers):
+    data = on_disk(tmp_path, 30, bad=(27,))
+    with pytest.raises(DataError, match=r"27\.png is not a picture") as caught:
+        load(data, workers=workers)
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"27\.png is not a picture"):
+        list(Streamed(data, workers).batches([torch.tensor([1, 27])]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_all_faults_are_found(tmp_path, workers):
+    found = faults_of(on_disk(tmp_path, 60, bad=(0, 26, 59)), workers)
+    assert [(i, f"{i}.png" in str(error)) for i, error in found.items()] == [
+        (0, True), (26, True), (59, True)
+    ]  # fmt: skip
+
+
+class Other(Synthetic):
+    """Pictures of which one has another size, or whose reader dies."""
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 3 and os.environ.get("DIE"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        sample = super().__getitem__(index)
+        return sample._replace(image=sample.image[:, 1:]) if index == 25 else sample
+
+
+def test_pictures_of_two_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"\(63, 64\).*resize"):
+        load(Other("bananas", count=26, size=64), workers=0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_a_process_that_dies_is_told(monkeypatch):
+    monkeypatch.setenv("DIE", "1")
+    with pytest.raises(DataError, match="want of memory: use fewer --workers"):
+        list(Streamed(Other("bananas", count=4, size=64), workers=1).in_order())
+
+
+SLOW = """
+import time, torch
+from d2lmini.data import Streamed, Synthetic
+data = Streamed(Synthetic("bananas", count=40, size=64), workers=1)
+caught = False
+for step, batch in enumerate(data.batches(torch.arange(40).split(1))):
+    if step == 0:
+        print("begun", flush=True)
+    try:
+        time.sleep(0.05)
+    except KeyboardInterrupt:
+        caught = True
+print(step + 1, caught, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_is_for_the_main_process_alone():
+    """A terminal sends it to all of them; those that read must not end before they are told to."""
+    command = [sys.executable, "-c", SLOW]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.communicate(timeout=60)[0] == "40 True\n"
+
+
+# ------------------------------------------------------------------------------------------- memory
+
+
+def test_what_fits_depends_on_the_free_memory(monkeypatch):
+    data = scenes(10)  # 10 × 64 × 64 × 3 bytes
+    free = 2 * 10 * 64 * 64 * 3
+    monkeypatch.setattr(runtime, "free_memory", lambda: free)
+    assert fits_in_memory(data)
+    assert not fits_in_memory(data, others=1)
+    monkeypatch.setattr(runtime, "free_memory", lambda: free - 2)
+    assert not fits_in_memory(data)
+    monkeypatch.setattr(runtime, "free_memory", lambda: None)  # nobody knows: as ever
+    assert fits_in_memory(data)
