@@ -21,6 +21,7 @@ NAMES |= {
     "ap_large": "large",
     "voc07": "VOC 07",
     "voc12": "VOC 12",
+    "positive_recall": "positives right",
 }
 CHANGES = {"against": "change of", "step": "step in"}
 PER_THOUSAND = ("class_error", "box_mae")
@@ -100,15 +101,18 @@ class Experiment:
         return show.plot_dots(titles, baseline=self.question["baseline"])
 
     def curves(self, axis: str, score: str = "ap") -> dict[str, MeasuredCurve]:
-        """Curves of a score over what varies, for each data set and named curve with two points or more."""
+        """Curves of a score over what varies, for each data set and named curve with two points or more.
+
+        A point needs three seeds: one or two say nothing of their spread.
+        """
         found = {}
         for preset in self.presets:
+            lines = {one["variant"]: one[score] for one in self.lines(preset) if len(one["seeds"]) >= 3}
             for name, points in self.question["curves"].get(axis, {}).items():
-                lines = {line["variant"]: line[score] for line in self.lines(preset)}
                 known = sorted((float(x), lines[v]) for x, v in points.items() if v in lines)
                 if len(known) > 1:
                     x, values = zip(*known, strict=True)
-                    spread = [v["sd"] or 0.0 for v in values]
+                    spread = [v["sd"] for v in values]
                     found[f"{preset}, {name}".removesuffix(", ")] = MeasuredCurve(
                         list(x), [v["mean"] for v in values], spread
                     )
