@@ -702,17 +702,20 @@ def _locked(out: str | Path | None) -> Iterator[None]:
     with file:
         if not _lock(file):
             raise ValueError(f"another run is writing to {folder}: wait for it, or choose another folder")
-        yield
+        try:
+            yield
+        finally:
+            _lock(file, free=True)  # processes that read pictures inherit the file, and may outlive the run
 
 
-def _lock(file: Any) -> bool:
-    """Take an exclusive lock that ends with the process; True where the system has no such lock."""
+def _lock(file: Any, free: bool = False) -> bool:
+    """Take an exclusive lock that ends with the process, or give it back; True where the system has none."""
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
