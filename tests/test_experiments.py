@@ -178,6 +178,8 @@ def test_a_network_is_trained_once_for_all_ways_to_detect(place, monkeypatch):
     second = rows.compute(soft)
     assert second["history"] == first["history"]
     assert second["setting"]["detect"] == {"soft": "linear"}
+    lone = rows.compute(Row("tiny", "scenes", crowd | {"detect.iou_threshold": 0.0}, 0))
+    assert lone["final"]["detections"] < first["final"]["detections"]
 
 
 def test_a_row_of_another_setting_is_refused(place):

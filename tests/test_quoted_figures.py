@@ -1,6 +1,7 @@
 """No figure of an experiment stands in prose that is not in its table.
 
-A markdown cell that quotes results carries a tag such as `results:ladder`. Every number in it with a decimal
+A markdown cell that quotes results carries a tag such as `results:ladder`, or `results:suppression:shipped`
+for another scale than small. Every number in it with a decimal
 point must be a value of that question's table, rounded to as many digits as are quoted; what is not a
 result (γ = 0.5) has to be the value of some option of the question's variants, or of its curves.
 """
@@ -20,16 +21,16 @@ from d2lmini.widgets.experiments import RESULTS
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBER = re.compile(r"(?<![\w.])[+−-]?\d+\.\d+(?![\w.]*\d)")
-TAG = re.compile(r"results:(\w+)$")
+TAG = re.compile(r"results:(\w+)(?::(\w+))?$")
 
 
-def quoting() -> Iterator[tuple[str, int, str, str]]:
-    """Notebook, cell, question and text of every cell that quotes results."""
+def quoting() -> Iterator[tuple[str, int, tuple[str, str], str]]:
+    """Notebook, cell, (question, scale) and text of every cell that quotes results."""
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
             for tag in cell.metadata.get("tags", []):
                 if match := TAG.match(tag):
-                    yield path.stem, i, match[1], cell.source
+                    yield path.stem, i, (match[1], match[2] or "small"), cell.source
 
 
 def quoted(text: str) -> list[str]:
@@ -68,7 +69,7 @@ def is_there(figure: str, known: Sequence[float]) -> bool:
     )
 
 
-def known_numbers(question: str, scale: str = "small") -> list[float]:
+def known_numbers(question: str, scale: str) -> list[float]:
     stored = json.loads((RESULTS / f"experiments-{scale}.json").read_text("utf8"))
     return [n for n in numbers(stored["questions"][question])]
 
@@ -76,23 +77,24 @@ def known_numbers(question: str, scale: str = "small") -> list[float]:
 CELLS = list(quoting())
 
 
-@pytest.mark.parametrize(
-    ("page", "cell", "question", "text"), CELLS, ids=[f"{c[0]}-{c[1]}-{c[2]}" for c in CELLS]
-)
-def test_every_quoted_figure_is_in_the_table(page, cell, question, text):
-    known = known_numbers(question)
+NAMES = [f"{page}-{cell}-{'-'.join(result)}" for page, cell, result, _ in CELLS]
+
+
+@pytest.mark.parametrize(("page", "cell", "result", "text"), CELLS, ids=NAMES)
+def test_every_quoted_figure_is_in_the_table(page, cell, result, text):
+    known = known_numbers(*result)
     missing = [figure for figure in quoted(text) if not is_there(figure, known)]
-    assert not missing, f"{page}, cell {cell}: not in the table of {question}: {missing}"
+    assert not missing, f"{page}, cell {cell}: not in the table of {result}: {missing}"
 
 
 def test_results_are_quoted_in_the_chapters_they_belong_to():
-    pages = {(page, question) for page, _, question, _ in CELLS}
-    stored = json.loads((RESULTS / "experiments-small.json").read_text("utf8"))["questions"]
-    for name, question in stored.items():
-        if any(question["presets"].values()):
-            assert (question["chapter"], name) in pages, (
-                f"{name} has results, but {question['chapter']} is silent"
-            )
+    pages = {(page, result) for page, _, result, _ in CELLS}
+    for path in RESULTS.glob("experiments-*.json"):
+        table = json.loads(path.read_text("utf8"))
+        for name, question in table["questions"].items():
+            if any(len(lines) > 2 for lines in question["presets"].values()):  # base, D2L, and one more
+                here = (question["chapter"], (name, table["scale"]))
+                assert here in pages, f"{name} has results, but {question['chapter']} is silent"
 
 
 def test_a_wrong_figure_is_noticed():

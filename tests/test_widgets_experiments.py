@@ -101,7 +101,7 @@ def test_nothing_cannot_be_drawn(panels):
 
 
 def test_where_it_ran_is_said(made_up):
-    assert made_up.where() == 'Scale "toy": toys. 3 of 8 trainings done. cpu, float32; Chip.'
+    assert made_up.where() == 'Scale "toy": toys. 3 of 8 rows done. cpu, float32; Chip.'
 
 
 def test_unknown_questions_and_scales_are_named():

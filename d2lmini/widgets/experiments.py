@@ -64,7 +64,8 @@ class Experiment:
         """
         lines, last = self.lines(preset, variants), [s for s in scores if s in ("ap50", "ap")][-1:]
         seeds = sorted({len(line["seeds"]) for line in lines})
-        title = f"{preset}, {'–'.join(map(str, sorted({*seeds[:1], *seeds[-1:]})))} seeds"
+        said = "–".join(map(str, sorted({*seeds[:1], *seeds[-1:]})))
+        title = f"{preset}, one detector" if said == "1" else f"{preset}, {said} seeds"
         width = max(len(title), *(len(line["variant"]) for line in lines)) if lines else len(title)
         head = title.ljust(width) + "".join(f"{NAMES[s]:>16}" for s in scores)
         rows = [head + "".join(f"   {CHANGES[change]} {NAMES[s]}" for s in last)]
@@ -117,7 +118,7 @@ class Experiment:
         """Scale, how much of it there is, machine and versions, in a sentence or two."""
         rows, place = self.scale["rows"], self.scale["where"]
         machine = "; ".join((*place["device"], *place["machine"]))
-        share = f"{rows['done']} of {rows['asked']} trainings done"
+        share = f"{rows['done']} of {rows['asked']} rows done"
         return f'Scale "{self.scale["scale"]}": {self.scale["says"]}. {share}. {machine}.'
 
 
@@ -151,4 +152,5 @@ def _change(change: Mapping[str, Any] | None) -> str:
     if change is None:
         return ""
     star = " *" if change["real"] else ""
-    return f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}){star}"
+    text = f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f}){star}"
+    return text.replace("-", "−")
