@@ -293,6 +293,9 @@ def _step_function(run: _Run) -> Callable[[Batch, Lots | None], Tensor]:
         return lambda batch, lots: train_step(run, batch, lots)
 
     def step(*tensors: Tensor) -> Tensor:
+        for group in run.optimiser.param_groups:
+            if "capturable" in group:  # AdamW wants to be told when it is recorded, and only then
+                group["capturable"] = torch.cuda.is_current_stream_capturing()
         return train_step(run, Batch(*tensors[:3]), Lots(*tensors[3:]) if tensors[3:] else None)
 
     recorded = Recorded(step)
