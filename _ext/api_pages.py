@@ -179,6 +179,17 @@ def code(text: str) -> nodes.Node:
 # ---- the directive ----
 
 
+def own_names(definition: ast.stmt) -> set[str]:
+    """Names of parameters and fields within a definition: in its docstring they mean just that."""
+    parameters = {node.arg for node in ast.walk(definition) if isinstance(node, ast.arg)}
+    fields = {
+        node.target.id
+        for node in getattr(definition, "body", ())
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+    return parameters | fields
+
+
 def members(entry: Entry, links: Mapping[str, str]) -> list[nodes.Node]:
     """Public methods and properties of a class that have a docstring, each with its signature."""
     if not inspect.isclass(entry.thing):
@@ -223,8 +234,9 @@ class ApiDirective(SphinxDirective):
             part = nodes.section(ids=[entry.id], names=[f"{name}.{entry.name}"])
             part += nodes.title("", "", nodes.literal("", entry.name))
             part += code(signature(entry.definition))
-            part += paragraphs(ast.get_docstring(entry.definition) or "", links)
-            part += members(entry, links)
+            others = {word: to for word, to in links.items() if word not in own_names(entry.definition)}
+            part += paragraphs(ast.get_docstring(entry.definition) or "", others)
+            part += members(entry, others)
             here += part
         return here
 

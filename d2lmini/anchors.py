@@ -14,7 +14,7 @@ from torch import Tensor
 class AnchorSpec:
     """Sizes and aspect ratios of the anchors of each scale, finest map first.
 
-    `sizes[k]` are side lengths as fractions of the image, `ratios[k]` width : height. A pixel of map k
+    `sizes[k]` are side lengths as fractions of the image, `ratios[k]` width : height. A cell of map k
     carries len(sizes[k]) + len(ratios[k]) - 1 anchors: every size with the first ratio, then the first
     size with every other ratio (D2L 14.4.1). Raises ValueError naming scale and value when a list is
     empty, the two lists differ in length, or a value is not a finite number > 0.
@@ -46,7 +46,7 @@ class AnchorSpec:
 
     @property
     def per_pixel(self) -> tuple[int, ...]:
-        """Anchors per pixel of each map, n + m - 1."""
+        """Anchors per cell of each map, n + m - 1."""
         return tuple(len(s) + len(r) - 1 for s, r in zip(self.sizes, self.ratios, strict=True))
 
     def shapes(self, scale: int) -> list[tuple[float, float]]:
@@ -67,8 +67,8 @@ TINY_SSD_ANCHORS = AnchorSpec(
 def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
     """Anchors (height * width * (n + m - 1), 4) of one feature map, corners, float32.
 
-    Row-major over pixels, then in the order of `AnchorSpec`. An anchor of size s and ratio r is s√r of
-    the image's width wide and s/√r of its height high, centred on its pixel; those at the border reach
+    Row-major over cells, then in the order of `AnchorSpec`. An anchor of size s and ratio r is s√r of
+    the image's width wide and s/√r of its height high, centred on its cell; those at the border reach
     beyond [0, 1] (D2L 14.4.1; Faster R-CNN, section 3.1.1). Raises ValueError for an empty map.
 
     >>> map_anchors(1, 2, sizes=[0.5], ratios=[1])
@@ -76,7 +76,7 @@ def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequenc
             [0.5000, 0.2500, 1.0000, 0.7500]])
     """
     if height < 1 or width < 1:
-        raise ValueError(f"a feature map of {height} × {width} pixels carries no anchors")
+        raise ValueError(f"a feature map of {height} × {width} cells carries no anchors")
     shapes = torch.tensor(AnchorSpec((tuple(sizes),), (tuple(ratios),)).shapes(0))  # (k, 2)
     y = (torch.arange(height) + 0.5) / height
     x = (torch.arange(width) + 0.5) / width

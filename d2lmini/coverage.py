@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -111,11 +111,11 @@ class AnchorReport:
 
     def by_side(self) -> list[Group]:
         """Groups of objects by the root of their area, in pixels."""
-        return self._groups(self.side, SIDES, lambda low, high: f"{low:.0f} to {high:.0f} pixels")
+        return self._groups(self.side, SIDES, "{:.0f}".format, " pixels")
 
     def by_ratio(self) -> list[Group]:
         """Groups of objects by shape, width : height."""
-        return self._groups(self.ratio, RATIOS, lambda low, high: f"{_ratio(low)} to {_ratio(high)}")
+        return self._groups(self.ratio, RATIOS, _ratio)
 
     def by_class(self, classes: Sequence[str]) -> list[Group]:
         """A group for each class."""
@@ -126,9 +126,11 @@ class AnchorReport:
         order = self.best.argsort(stable=True)[:count]
         return [i for i in order.tolist() if not self.fitted[i]]
 
-    def _groups(self, values: Tensor, edges: Sequence[float], name: object) -> list[Group]:
+    def _groups(
+        self, values: Tensor, edges: Sequence[float], say: Callable[[float], str], unit: str = ""
+    ) -> list[Group]:
         return [
-            self._group(_open(name, low, high), (values >= low) & (values < high))
+            self._group(_range(low, high, say) + unit, (values >= low) & (values < high))
             for low, high in pairwise(edges)
         ]
 
@@ -204,12 +206,11 @@ def _positives(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: fl
     return counts
 
 
-def _open(name: object, low: float, high: float) -> str:
-    """A range's name, whose ends may be open."""
-    text = name(low, high)  # type: ignore[operator]
+def _range(low: float, high: float, say: Callable[[float], str]) -> str:
+    """A range in words, from 0 or to infinity too."""
     if low == 0:
-        return f"below {text.split(' to ')[1]}"
-    return f"from {text.split(' to ')[0]}" if high == math.inf else text
+        return f"below {say(high)}"
+    return f"from {say(low)}" if high == math.inf else f"{say(low)} to {say(high)}"
 
 
 def _ratio(value: float) -> str:
@@ -218,8 +219,6 @@ def _ratio(value: float) -> str:
     >>> _ratio(1.5), _ratio(1 / 3)
     ('1.5 : 1', '1 : 3')
     """
-    if value == 0 or value == math.inf:
-        return ""
     return f"{value:.3g} : 1" if value >= 1 else f"1 : {1 / value:.3g}"
 
 

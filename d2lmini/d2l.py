@@ -15,7 +15,7 @@ turns the answer back. Numbers are D2L's (d2l 1.0.3), except where those are wro
 `offset_inverse`
     D2L: the exponential overflows to infinity. Here: a side grows 62.5-fold at most.
 `multibox_prior`
-    D2L: on a map that is not square an anchor is s·√r of the *height* wide. Here: s·√r of the
+    D2L: on a map that is not square an anchor is s·√r of the height wide. Here: s·√r of the
     width, as the text says.
 `box_iou`
     D2L: two empty boxes have NaN, a reversed one a negative area. Here: 0 for both.

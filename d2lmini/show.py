@@ -717,20 +717,26 @@ def plot_panels(
     ylims: Sequence[tuple[float, float] | None] | None = None,
     logx: bool = False,
     logy: bool = False,
+    columns: int | None = None,
 ) -> Drawing:
     """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a key each.
 
-    `ylims` are (low, high) of each panel, None where the data decides. Raises ValueError without panels,
-    for a curve of another length and for a wrong number of `ylims`.
+    `columns` panels stand in a row (None: all of them); one is what stays legible on a phone. `ylims` are
+    (low, high) of each panel, None where the data decides. Raises ValueError without panels, for a curve
+    of another length and for a wrong number of `ylims`.
     """
     if not panels:
         raise ValueError("there are no panels to draw: pass at least one")
     across = _array(x)
     if ylims is not None and len(ylims) != len(panels):
         raise ValueError(f"{len(ylims)} ylims for {len(panels)} panels: pass one for each")
-    figure = _drawing(520 * len(panels), 440)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=True)):
+    columns = min(columns or len(panels), len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = _drawing(520 * columns, 440 if rows == 1 else 330 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in axes[len(panels) :]:
+        spare.set_axis_off()
+    for i, (ax, (title, curves)) in enumerate(zip(axes, panels.items(), strict=False)):
         _style(ax, title, xlabel)
         for (name, values), colour in zip(curves.items(), CURVES * 2, strict=False):
             y = _array(values)

@@ -1,6 +1,6 @@
 """Random views of a batch: mirrored, recoloured, zoomed out of and cropped, boxes and all.
 
-A picture is seen through a *window* (x_0, y_0, x_1, y_1) in its own coordinates, where the picture
+A picture is seen through a window (x_0, y_0, x_1, y_1) in its own coordinates, where the picture
 is (0, 0, 1, 1). A window inside it crops; a larger one zooms out, and what lies outside the picture
 is filled with its mean colour; x_0 > x_1 mirrors. Windows compose, so whatever is drawn, the
 picture is resampled once. Colours change by one 3x3 matrix and one shift per picture, for the same

@@ -34,7 +34,7 @@ export default figure({
       const narrow = stage.width < 520, half = stage.width / 2;
       const panel = (first, title, high) => new Axes({
         left: narrow || first ? 34 : half + 34, top: narrow && !first ? 246 : 26,
-        width: (narrow ? stage.width : half) - 52, height: 165, x: [0, 1], y: [0, high],
+        width: (narrow ? stage.width : half) - 52, height: narrow ? 153 : 165, x: [0, 1], y: [0, high],
         xLabel: "p of the true class", yLabel: title,
       });
       const left = panel(true, "loss", 3), right = panel(false, "pull on the true class’s logit", 1.2);

@@ -27,7 +27,7 @@ export default figure({
       for (let a = 0; a < anchors.length; a++) { // each anchor by its letter, at its centre
         const [x0, y0, x1, y1] = anchors.row(a), x = view.X((x0 + x1) / 2), y = view.Y((y0 + y1) / 2);
         const taken = settled.some(([anchor]) => anchor === a);
-        view.boxes.append(svg("circle", { cx: x, cy: y, r: 8, fill: taken ? "#101010" : "#fff", stroke: taken ? "#fff" : "#101010" }),
+        view.plates.append(svg("circle", { cx: x, cy: y, r: 8, fill: taken ? "#101010" : "#fff", stroke: taken ? "#fff" : "#101010" }),
           svg("text", { x, y: y + 4, "text-anchor": "middle", style: `fill: ${taken ? "#fff" : "#101010"}; font-weight: 600` }, letters[a]));
       }
       const start = top + side + 30, first = left + 20, cell = (wide - 21) / names.length, row = 24;

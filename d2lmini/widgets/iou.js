@@ -27,7 +27,7 @@ export default figure({
     const picture = svg("g"), bodies = svg("g"), handles = svg("g"), panel = svg("g"), formats = html("div");
     const hatch = `hatch-${Math.random().toString(36).slice(2)}`;
     const pattern = svg("pattern", { id: hatch, width: 9, height: 9, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      svg("rect", { width: 9, height: 9, fill: "#fff", "fill-opacity": 0.25 }), svg("path", { d: "M1 0V9", stroke: "#101010", "stroke-width": 1.5 }));
+      svg("rect", { width: 9, height: 9, fill: "#fff", "fill-opacity": 0.6 }), svg("path", { d: "M1 0V9", stroke: "#101010", "stroke-width": 1.5 }));
     stage.svg.append(svg("defs", {}, pattern), picture, bodies, handles, panel);
     stage.below.append(formats);
 

@@ -151,11 +151,12 @@ class Picture {
   constructor({ left = 0, top = 0, width, height = width, url }) {
     Object.assign(this, { left, top, width, height });
     this.boxes = svg("g");
+    this.plates = svg("g"); // over all boxes: no line crosses a name
     this.element = svg("g", {},
       url
         ? svg("image", { href: url, x: left, y: top, width, height, preserveAspectRatio: "none" })
         : svg("rect", { class: "paper", x: left, y: top, width, height }),
-      this.boxes);
+      this.boxes, this.plates);
   }
   X(x) { return this.left + x * this.width; }
   Y(y) { return this.top + y * this.height; }
@@ -165,9 +166,13 @@ class Picture {
     const place = { x: this.X(x0), y: this.Y(y0), width: Math.max(0, (x1 - x0) * this.width), height: Math.max(0, (y1 - y0) * this.height) };
     const node = svg("g", { opacity: opacity === 1 ? null : opacity, ...more },
       rim ? svg("rect", { ...place, fill: "none", stroke: "#101010", "stroke-width": width + 1.5 }) : [],
-      svg("rect", { ...place, fill: fillOpacity ? colour : "none", "fill-opacity": fillOpacity || null, stroke: colour, "stroke-width": width, "stroke-dasharray": dashed ? `${2 * width} ${1.6 * width}` : null }),
-      tag ? this.tag(tag, place, colour, ink) : []);
+      svg("rect", { ...place, fill: fillOpacity ? colour : "none", "fill-opacity": fillOpacity || null, stroke: colour, "stroke-width": width, "stroke-dasharray": dashed ? `${2 * width} ${1.6 * width}` : null }));
     this.boxes.append(node);
+    if (tag) {
+      const plate = this.tag(tag, place, colour, ink);
+      if (opacity !== 1) plate.setAttribute("opacity", opacity);
+      this.plates.append(plate);
+    }
     return node;
   }
   /** A name plate at a box's upper edge, kept inside the picture. */

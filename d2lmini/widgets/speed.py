@@ -76,7 +76,7 @@ def loops_against_batched(objects: int = 10, batch: int = 32) -> Live:
             "batch": choice("batch of", names, batches.index(batch)),
         },
         caption=(
-            "Targets by D2L's loops and by `match`. Alone, a picture with one object gains nothing; "
+            "Targets by D2L's loops and by match. Alone, a picture with one object gains nothing; "
             "a batch does, and the more, the more objects its pictures hold."
         ),
         fallback=show.plot_panels(counts, panels, xlabel="objects in each picture"),

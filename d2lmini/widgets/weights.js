@@ -2,7 +2,7 @@
 // `shares` and `arrows` hold every stop; two vectors of a million numbers and their sum lie in one plane, drawn here.
 export default figure({
   traits: ["weight", "network", "loss"],
-  height: (width) => (width < 560 ? 570 : 320),
+  height: (width) => (width < 560 ? 520 : 320),
   setup(stage) {
     const { weights, names, losses, stages, shares, arrows } = stage.data;
     stage.below.append(legend([["c0 thick", "class loss"], ["c1 thick", "box loss, weighted"], ["c2 thick", "the step: their sum"]]));
@@ -22,7 +22,7 @@ export default figure({
           stackedBar({ left: 4, top: y + 6, width, parts: [[share, "c0", percent(share)], [1 - share, "c1", percent(1 - share)]] })];
       });
       const [own, x, y, toClass, toBox] = arrows.row(n, l, w);
-      const room = (narrow ? stage.width - 100 : stage.width * 0.45 - 90), left = narrow ? 20 : stage.width * 0.55 + 20, low = narrow ? 540 : 270;
+      const room = (narrow ? stage.width - 150 : stage.width * 0.45 - 90), left = narrow ? 20 : stage.width * 0.55 + 20, low = narrow ? 490 : 270;
       const X = (value) => left + value * room, Y = (value) => low - value * room;
       const lift = X(own + x) - X(own) < 70 && Y(0) - Y(y) < 20 ? 16 : 0; // keep names apart where arrows almost meet
       const plane = [
