@@ -160,7 +160,15 @@ def test_no_file_of_a_figure_asks_anybody_for_anything(name):
 
 def test_each_script_belongs_to_one_figure():
     scripts = sorted(p.name for p in base.HERE.glob("*.js") if p.name != "layer.js")
-    assert sorted(cls.script for cls in figures()) == scripts
+    shared = {name for cls in figures() for name in cls.parts}
+    assert sorted([*(cls.script for cls in figures()), *shared]) == scripts
+
+
+def test_shared_parts_stand_between_the_layer_and_the_figures_own_script():
+    for cls in figures():
+        assert cls._esm.startswith(base.LAYER)
+        own = [(base.HERE / name).read_text("utf8") for name in (*cls.parts, cls.script)]
+        assert cls._esm == "\n".join((base.LAYER, *own))
 
 
 def figures() -> list[type[Figure]]:
