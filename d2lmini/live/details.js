@@ -16,7 +16,7 @@ export function describe(one, above, answers, model) {
   const { scale, row, column } = placeOf(model, one.anchor);
   const at = one.anchor * 4, corners = Array.from(answers.anchors.subarray(at, at + 4));
   const [left, top, right, bottom] = corners.map((v) => v.toFixed(2));
-  const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => v.toFixed(1).replace("-", "−"));
+  const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => String(Number(v.toFixed(1)) + 0).replace("-", "−"));
   return h("div", {},
     h("p", {}, h("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: `,
       `from (${left}, ${top}) to (${right}, ${bottom}). `,
