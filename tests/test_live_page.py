@@ -382,6 +382,7 @@ def test_the_camera_is_live_and_its_light_goes_out(browser, page):
             tab.get_by_role("button", name="camera").click()
             tab.wait_for_function("Number(document.querySelector('.d2l-app').dataset.rate) > 0")
             assert tab.evaluate("window.stream.getTracks()[0].readyState") == "live"
+            assert tab.get_by_role("button", name="stop the camera").is_visible()
             if leave == "button":
                 tab.get_by_role("button", name="stop the camera").click()
             else:

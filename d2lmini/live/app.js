@@ -89,7 +89,10 @@ export function startApp({ root, body, after, tell }, model, engine) {
       const now = performance.now();
       root.dataset.rate = (1000 / (now - last)).toFixed(1);
       last = now;
-    }, () => { stopCamera = null, button.textContent = "camera"; });
+    }, () => {
+      stopCamera = null, button.textContent = "camera";
+      delete root.dataset.rate;
+    });
     if (!mine && request !== before) return void stop(); // a picture was chosen meanwhile
     stopCamera = stop, button.textContent = "stop the camera";
     truth.set([]);
