@@ -87,7 +87,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
       mine ||= ++request;
       await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model.size) }, mine);
       const now = performance.now();
-      root.dataset.rate = (1000 / (now - last)).toFixed(1);
+      if (stopCamera) root.dataset.rate = (1000 / (now - last)).toFixed(1); // not of a frame that outlived it
       last = now;
     }, () => {
       stopCamera = null, button.textContent = "camera";
