@@ -13,7 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `pytest` as for `python -m
 
 pytest_plugins = ["tests.nbval_figures"]
 
-LONG = ("test_book.py", "training.ipynb", "test_wheel.py", "test_mutation.py", "test_colab.py")
+LONG = (
+    "test_book.py",
+    "test_live_page.py",
+    "training.ipynb",
+    "test_wheel.py",
+    "test_mutation.py",
+    "test_colab.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

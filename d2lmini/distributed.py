@@ -26,6 +26,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn import functional as across
 
+# Groups that this process has left. Freed at once, one may wait for its own thread, which waits for Python.
+_left: list[Any] = []
 WAIT = datetime.timedelta(minutes=10)  # for a rank that is late, before it counts as lost
 
 
@@ -197,6 +199,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             yield ranks
     finally:
         if mine:
+            _left.append(dist.group.WORLD)
             dist.destroy_process_group()
 
 

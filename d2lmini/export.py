@@ -246,9 +246,9 @@ def _listed(classes: Sequence[str]) -> str:
 
 
 def about(model: TinySSD) -> str:
-    """How large a network is, for its readers."""
-    weights = sum(p.numel() for p in model.parameters())
-    return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights"
+    """How large a network is, for its readers; the megabytes are what has to be loaded."""
+    weights = len(flat_weights(inference_model(model)))
+    return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights, {2 * weights / 1e6:.1f} MB"
 
 
 def _beginning(model: TinySSD, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def keep_allocations() -> bool:
     """Let glibc keep large buffers instead of giving them back to the kernel after every step.
 
-    Faulting the same memory in again takes 2.5 times the arithmetic of a training step on a CPU. The
-    price: memory once used stays with the process. Does nothing (False) where the C library is not
+    Faulting the same memory in again takes about as long as all the rest of a training step on a CPU.
+    The price: memory once used stays with the process. Does nothing (False) where the C library is not
     glibc. Call it before the first large tensor.
     """
     if platform.libc_ver()[0] != "glibc":

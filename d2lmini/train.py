@@ -251,7 +251,6 @@ class _Run:
         self.network = _network(self)
         self.optimiser = make_optimiser(self.model, config)
         self.delivery = Delivery(train, self.device)
-        self.advance = _step_function(self)
         self.epoch = self.step = 0  # epochs done; steps done of the present one
         self.steps_per_epoch = max(1, self.count // config.batch_size)
         self.totals = torch.zeros(2, device=self.device)  # class and box loss of this epoch so far
@@ -294,6 +293,9 @@ def _step_function(run: _Run) -> Callable[[Batch, Lots | None], Tensor]:
         return lambda batch, lots: train_step(run, batch, lots)
 
     def step(*tensors: Tensor) -> Tensor:
+        for group in run.optimiser.param_groups:
+            if "capturable" in group:  # AdamW wants to be told when it is recorded, and only then
+                group["capturable"] = torch.cuda.is_current_stream_capturing()
         return train_step(run, Batch(*tensors[:3]), Lots(*tensors[3:]) if tensors[3:] else None)
 
     recorded = Recorded(step)
@@ -309,8 +311,9 @@ def _train(
     on_epoch: OnEpoch | None,
 ) -> None:
     """Epoch after epoch, each followed by its score and its checkpoint."""
+    advance = _step_function(run)
     while not run.finished:
-        _train_epoch(run, stop, progress)
+        _train_epoch(run, advance, stop, progress)
         if stop.asked:
             totals = run.ranks.total(run.totals)
             if out is not None:
@@ -341,7 +344,9 @@ def _call(on_epoch: OnEpoch, run: _Run) -> None:
         on_epoch(run.model.eval(), dict(run.history[-1]))
 
 
-def _train_epoch(run: _Run, stop: _Stop, progress: bool) -> None:
+def _train_epoch(
+    run: _Run, advance: Callable[[Batch, Lots | None], Tensor], stop: _Stop, progress: bool
+) -> None:
     """The steps of one epoch that are still to be done."""
     run.model.train()
     start = time.perf_counter() - run.seconds
@@ -354,7 +359,7 @@ def _train_epoch(run: _Run, stop: _Stop, progress: bool) -> None:
     )
     for step, (batch, lots) in zip(bar, _batches(run), strict=True):
         _set_rate(run)
-        run.totals = run.totals + run.advance(batch, lots)
+        run.totals = run.totals + advance(batch, lots)
         run.step, run.seconds = step + 1, time.perf_counter() - start
         if run.device.type == "cpu" or run.step == run.steps_per_epoch or run.step % LOOK == 0:
             loss = _look(run, stop)
@@ -702,17 +707,20 @@ def _locked(out: str | Path | None) -> Iterator[None]:
     with file:
         if not _lock(file):
             raise ValueError(f"another run is writing to {folder}: wait for it, or choose another folder")
-        yield
+        try:
+            yield
+        finally:
+            _lock(file, free=True)  # processes that read pictures inherit the file, and may outlive the run
 
 
-def _lock(file: Any) -> bool:
-    """Take an exclusive lock that ends with the process; True where the system has no such lock."""
+def _lock(file: Any, free: bool = False) -> bool:
+    """Take an exclusive lock that ends with the process, or give it back; True where the system has none."""
     try:
         import fcntl
     except ImportError:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_UN if free else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True

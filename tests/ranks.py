@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 import traceback
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-LIMIT = 60  # seconds after which ranks that still wait are ended, and the test fails
+LIMIT = 30  # seconds after which ranks that still wait are ended, and the test fails
 
 
 def free_port() -> int:
@@ -51,6 +52,7 @@ def _answer(receiver: Any) -> Any:
 
 def _rank(function: Any, arguments: Any, rank: int, world: int, port: int, answer: Any) -> None:
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(LIMIT - 10)  # says where a rank waits, if it does
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     try:

@@ -182,6 +182,16 @@ def test_dead_links_lead_to_every_chapter(book):
     assert {f"{file}.html" for file in FILES} <= set(links(book / "404.html").linked)
 
 
+def test_the_live_detector_has_its_scripts(book):
+    """Every notebook with one names the weights script that the book serves beside its code."""
+    named = []
+    for notebook in (ROOT / f"{file}.ipynb" for file in FILES):
+        text = notebook.read_text("utf8") if notebook.is_file() else ""
+        named += re.findall(r'"name": "([a-z]+-[0-9a-f]{12}\.js)"', text)
+    assert len(named) >= 2
+    assert {p.name for p in (book / "_static" / "live").iterdir()} == {"live.js", *named}
+
+
 def test_vendored_scripts_are_what_was_published():
     manifest = vendor.read_manifest()
     assert not vendor.differences(manifest)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2lmini import detect, evaluate, export, live, pretrained, widgets
+from d2lmini import box_iou, detect, evaluate, export, live, pretrained, widgets
 from d2lmini.data import Synthetic
 from d2lmini.data.images import to_tensor
 from d2lmini.evaluate import error_breakdown
@@ -259,6 +259,9 @@ def test_true_boxes_of_a_sample_give_pythons_scores(tab, samples):
     errors = error_breakdown([mine], *truth, score_threshold=0.0)
     counts = [errors.correct, errors.false_positives, errors.missed]
     assert numbers[:3] == [str(n) for n in counts]
+    best = box_iou(truth[0][0], mine.boxes) * (mine.labels == truth[1].T)  # only boxes of its class
+    listed = ", ".join(f"{v:.2f}" for v in best.max(1).values.tolist())
+    assert f"the best box of their class: {listed}." in tab.locator(".report p").text_content()
     move(tab, "score at least", 0.01)  # from here on AP counts
     rows = torch.tensor(found(tab))
     every = SimpleNamespace(boxes=rows[:, :4].float(), scores=rows[:, 4].float(), labels=rows[:, 5].long())
@@ -379,6 +382,7 @@ def test_the_camera_is_live_and_its_light_goes_out(browser, page):
             tab.get_by_role("button", name="camera").click()
             tab.wait_for_function("Number(document.querySelector('.d2l-app').dataset.rate) > 0")
             assert tab.evaluate("window.stream.getTracks()[0].readyState") == "live"
+            assert tab.get_by_role("button", name="stop the camera").is_visible()
             if leave == "button":
                 tab.get_by_role("button", name="stop the camera").click()
             else:

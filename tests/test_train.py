@@ -207,6 +207,15 @@ def test_pictures_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeyp
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
 
 
+def test_processes_that_read_pictures_do_not_keep_the_folder(tmp_path):
+    """They inherit the lock, and wait for a next epoch as long as somebody holds the feed."""
+    feed = Streamed(Squares(8), workers=1)
+    cfg = config(epochs=1, batch_size=4)
+    fit(feed, None, CLASSES, cfg, model=small_model(), progress=False, out=tmp_path)
+    again = fit(feed, None, CLASSES, cfg, model=small_model(), progress=False, out=tmp_path, resume=True)
+    assert len(again.history) == 1
+
+
 def test_a_data_set_of_more_classes_than_named_is_refused():
     with pytest.raises(ValueError, match="label 1, but only 1 classes"):
         fit(Squares(4), None, CLASSES[:1], config(), model=small_model(), progress=False)

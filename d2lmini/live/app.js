@@ -2,15 +2,18 @@
 import { choice, colourOf, h, slider, tick } from "./dom.js";
 import { decodeBoxes, foregroundScores, makeAnchors, placeOf } from "./decode.js";
 import { detect } from "./nms.js";
-import { averagePrecision, count, meanAP } from "./scoring.js";
 import { fromBitmap, readPicture } from "./picture.js";
 import { makeMaps, makeView } from "./view.js";
 import { describe } from "./details.js";
+import { bestOverlap, reportOn } from "./report.js";
 import { makeTruth } from "./truth.js";
 import { startCamera } from "./camera.js";
 import { drawDetections, recordOf, save } from "./saving.js";
 
 const LEAST = 0.01; // where the score slider begins; AP counts from here on
+const METHODS = [["hard", "is removed (NMS)"], ["linear", "loses score (soft, linear)"], ["gaussian", "loses score (soft, Gaussian)"]];
+
+const many = (n, one, more) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
 
 /**
  * Fill the frame that start.js made: { root, body, after, tell }. `model` is what `export.browser_model` writes
@@ -18,27 +21,30 @@ const LEAST = 0.01; // where the score slider begins; AP counts from here on
  */
 export function startApp({ root, body, after, tell }, model, engine) {
   const { classes } = model, anchors = makeAnchors(model), view = makeView();
-  let picture = null, answers = null, result = null, chosen = null, request = 0, stopCamera = null, frame = 0;
+  let picture = null, answers = null, result = null, chosen = null; // what is shown
+  let request = 0, stopCamera = null, frame = 0; // what is under way
 
   // ---- what the reader can set
   const score = slider("score at least", [LEAST, 0.99, 0.01], 0.5, later);
   const overlap = slider("overlap: IoU above", [0.05, 0.95, 0.05], 0.45, later);
-  const method = choice("then a worse box", [["hard", "is removed (NMS)"], ["linear", "loses score (soft, linear)"], ["gaussian", "loses score (soft, Gaussian)"]], later);
+  const method = choice("then a worse box", METHODS, later);
   const aware = tick("only boxes of the same class", true, later);
   const everything = tick("show all candidates, coloured by scale", false, later);
   const marking = tick("mark the true boxes", false, () => { truth.on = marking.value; later(); });
   const truth = makeTruth(view, classes, later);
   const maps = makeMaps(model, choose);
-  const number = h("input", { type: "number", min: 0, max: anchors.length / 4 - 1, step: 1, onchange: () => choose(Number(number.value)) });
+  const last = anchors.length / 4 - 1;
+  const number = h("input", { type: "number", min: 0, max: last, step: 1, onchange: () => choose(Number(number.value)) });
 
   const list = h("ul", { class: "found" }), details = h("div", { class: "details" }), report = h("div", { class: "report" });
   const button = (text, act) => h("button", { type: "button", onclick: act }, text);
   body.replaceChildren(
     h("div", { class: "look" }, h("div", { class: "main" }, view.element),
-      h("div", { class: "side" }, h("p", {}, "The highest score at every place, scale by scale:"), maps.element, h("label", { class: "knob" }, h("span", {}, "anchor"), number))),
-    h("div", { class: "controls" }, score.element, overlap.element, method.element, aware.element, everything.element, marking.element));
-  after.replaceChildren(list, details, report, truth.element,
-    h("div", { class: "bar" }, button("add a true box", addTrueBox), button("save as PNG", savePicture), button("save as JSON", saveNumbers)));
+      h("div", { class: "side" }, h("p", {}, "The highest score at every place, scale by scale:"), maps.element,
+        h("label", { class: "knob" }, h("span", {}, "anchor"), number))),
+    h("div", { class: "controls" }, [score, overlap, method, aware, everything, marking].map(({ element }) => element)));
+  const bar = [button("add a true box", addTrueBox), button("save as PNG", savePicture), button("save as JSON", saveNumbers)];
+  after.replaceChildren(list, details, report, truth.element, h("div", { class: "bar" }, bar));
 
   // ---- a picture in
 
@@ -81,9 +87,12 @@ export function startApp({ root, body, after, tell }, model, engine) {
       mine ||= ++request;
       await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model.size) }, mine);
       const now = performance.now();
-      root.dataset.rate = (1000 / (now - last)).toFixed(1);
+      if (stopCamera) root.dataset.rate = (1000 / (now - last)).toFixed(1); // not of a frame that outlived it
       last = now;
-    }, () => { stopCamera = null, button.textContent = "camera"; });
+    }, () => {
+      stopCamera = null, button.textContent = "camera";
+      delete root.dataset.rate;
+    });
     if (!mine && request !== before) return void stop(); // a picture was chosen meanwhile
     stopCamera = stop, button.textContent = "stop the camera";
     truth.set([]);
@@ -102,13 +111,13 @@ export function startApp({ root, body, after, tell }, model, engine) {
     body.dataset.settings = JSON.stringify([options(), everything.value, marking.value]);
     if (!answers) return;
     result = detect(answers, options());
-    if (chosen) chosen = all().find(({ anchor, label }) => anchor === chosen.anchor && label === chosen.label) ?? outside(chosen.anchor);
-    const { above, found } = result;
+    const { above, found } = result, same = ({ anchor, label }) => anchor === chosen.anchor && label === chosen.label;
+    if (chosen) chosen = all().find(same) ?? outside(chosen.anchor);
     tell(summary());
     view.boxes(layers(), `${picture.name}: ${found.map(said).join(", ") || "nothing found"}`);
     showList(found);
     details.replaceChildren(...(chosen ? [describe(chosen, above, answers, model)] : []));
-    report.replaceChildren(...(marking.value ? [measured()] : []));
+    report.replaceChildren(...(marking.value ? [reportOn(found, detect(answers, options(LEAST)).found, truth.boxes, LEAST)] : []));
     truth.element.hidden = !marking.value;
     if (chosen) number.value = chosen.anchor;
   }
@@ -116,17 +125,21 @@ export function startApp({ root, body, after, tell }, model, engine) {
   const all = () => [...result.found, ...result.above];
 
   function summary() {
-    const { above, found } = result, many = (n, one, more) => `${n.toLocaleString("en")} ${n === 1 ? one : more}`;
-    const steps = [many(anchors.length / 4, "anchor", "anchors"), `${many(above.length, "score", "scores")} from ${score.value.toFixed(2)} on`,
-      `${many(found.length, "box", "boxes")} after ${method.value === "hard" ? "NMS" : "Soft-NMS"}`];
+    const { above, found } = result;
+    const steps = [
+      many(anchors.length / 4, "anchor", "anchors"),
+      `${many(above.length, "score", "scores")} from ${score.value.toFixed(2)} on`,
+      `${many(found.length, "box", "boxes")} after ${method.value === "hard" ? "NMS" : "Soft-NMS"}`,
+    ];
     return `${picture.name}: ${steps.join(", ")}. ${engine.name}, ${Math.round(answers.ms)} ms.`;
   }
 
   /** A button for each box; the keyboard stays where it was. */
   function showList(found) {
     const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-    list.replaceChildren(...found.map((one) => h("li", {},
-      h("button", { type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one) }, said(one)))));
+    list.replaceChildren(...found.map((one) => h("li", {}, h("button", {
+      type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one),
+    }, said(one)))));
     list.querySelectorAll("button")[at]?.focus();
   }
 
@@ -135,18 +148,24 @@ export function startApp({ root, body, after, tell }, model, engine) {
   /** Everything that is drawn over the picture, from the back to the front. */
   function layers() {
     const { above, found } = result, drawn = [];
-    if (everything.value) for (const one of [...above].reverse()) drawn.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
-    for (const one of [...found].reverse()) {
-      drawn.push([one.box, { colour: colourOf(one.label), label: one.label, tag: said(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
+    const white = { colour: "#fff", dashed: true, thick: 2 };
+    const own = (one) => ({ colour: colourOf(one.label), label: one.label, tag: said(one) });
+    if (everything.value) {
+      for (const one of [...above].reverse()) drawn.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
     }
+    for (const one of [...found].reverse()) drawn.push([one.box, { ...own(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
     if (chosen) {
       for (const one of above) if (one.by === chosen) drawn.push([one.box, { colour: "#fff", thick: 1 }]);
       const at = 4 * chosen.anchor;
-      drawn.push([anchors.subarray(at, at + 4), { colour: "#fff", dashed: true, thick: 2 }]);
-      drawn.push([chosen.box, { colour: colourOf(chosen.label), label: chosen.label, tag: said(chosen), thick: 4 }]);
+      drawn.push([anchors.subarray(at, at + 4), white], [chosen.box, { ...own(chosen), thick: 4 }]);
     }
-    if (marking.value) for (const [i, one] of truth.boxes.entries()) drawn.push([one.box, { colour: "#fff", dashed: true, tag: `${i + 1}: ${classes[one.label]}`, low: true, thick: 2 }]);
-    if (truth.drawn) drawn.push([truth.drawn, { colour: "#fff", dashed: true, thick: 2 }]);
+    if (marking.value) {
+      for (const [i, one] of truth.boxes.entries()) {
+        const tag = `${i + 1}: ${classes[one.label]}, IoU ${bestOverlap(one, found).toFixed(2)}`;
+        drawn.push([one.box, { ...white, tag, low: true }]);
+      }
+    }
+    if (truth.drawn) drawn.push([truth.drawn, white]);
     return drawn;
   }
 
@@ -166,7 +185,8 @@ export function startApp({ root, body, after, tell }, model, engine) {
   function outside(anchor) {
     const row = answers.scores.subarray(anchor * classes.length, (anchor + 1) * classes.length);
     const label = row.indexOf(Math.max(...row));
-    return { anchor, label, score: row[label], box: Array.from(answers.boxes.subarray(4 * anchor, 4 * anchor + 4)), outside: row[label] < Math.fround(score.value) };
+    const box = Array.from(answers.boxes.subarray(4 * anchor, 4 * anchor + 4));
+    return { anchor, label, score: row[label], box, outside: row[label] < Math.fround(score.value) };
   }
 
   /** A click chooses the smallest box under the pointer; another click at the same place the next larger one. */
@@ -189,28 +209,20 @@ export function startApp({ root, body, after, tell }, model, engine) {
     truth.focusLast();
   }
 
-  function measured() {
-    const { found } = result, one = count(found, truth.boxes), every = detect(answers, options(LEAST)).found;
-    const share = (value) => (Number.isNaN(value) ? "–" : value.toFixed(2));
-    const rows = [["true positives", one.right], ["false positives", one.wrong], ["missed", one.missed], ["precision", share(one.precision)], ["recall", share(one.recall)],
-      ["AP50", share(averagePrecision(every, truth.boxes, 0.5))], ["AP", share(meanAP(every, truth.boxes))]];
-    const remark = truth.boxes.length ? `Right is an IoU of 0.50 with a true box of the same class; AP counts every box from a score of ${LEAST} on.` : "Draw a true box: drag over the picture, or press “add a true box”.";
-    return h("div", {}, h("table", {}, h("tbody", {}, h("tr", {}, rows.map(([name]) => h("th", { scope: "col" }, name))), h("tr", {}, rows.map(([, value]) => h("td", {}, String(value)))))), h("p", {}, remark));
-  }
-
   // ---- out of the page
 
   function savePicture() {
     if (!answers) return void tell("Choose a picture first.");
     drawDetections(picture, result.found, classes).toBlob((blob) => save(blob, "detections.png"), "image/png");
-    tell(`Saved as detections.png: ${result.found.length} boxes.`);
+    tell(`Saved as detections.png: ${many(result.found.length, "box", "boxes")}.`);
   }
 
   function saveNumbers() {
     if (!answers) return void tell("Choose a picture first.");
-    const record = { ...recordOf(picture, result.found, classes), settings: options(), engine: engine.name, model: model.sha256 };
+    const made = { settings: options(), engine: engine.name, model: model.sha256 };
+    const record = { ...recordOf(picture, result.found, classes), ...made };
     save(new Blob([JSON.stringify(record, null, 1)], { type: "application/json" }), "detections.json");
-    tell(`Saved as detections.json: ${result.found.length} boxes.`);
+    tell(`Saved as detections.json: ${many(result.found.length, "box", "boxes")}.`);
   }
 
   const watch = new ResizeObserver(() => { if (picture) { view.show(picture.shown); later(); } });

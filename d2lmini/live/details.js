@@ -16,9 +16,10 @@ export function describe(one, above, answers, model) {
   const { scale, row, column } = placeOf(model, one.anchor);
   const at = one.anchor * 4, corners = Array.from(answers.anchors.subarray(at, at + 4));
   const [left, top, right, bottom] = corners.map((v) => v.toFixed(2));
-  const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => v.toFixed(1).replace("-", "−"));
+  const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => String(Number(v.toFixed(1)) + 0).replace("-", "−"));
   return h("div", {},
-    h("p", {}, h("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: from (${left}, ${top}) to (${right}, ${bottom}). `,
+    h("p", {}, h("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: `,
+      `from (${left}, ${top}) to (${right}, ${bottom}). `,
       `Offsets ${moves.join(", ")}: it keeps an IoU of ${iou(corners, one.box).toFixed(2)} with its box.`),
     bars(shares(answers.logits, one.anchor, model.classes.length), model.classes),
     h("p", {}, fate(one, above, model)));
@@ -41,5 +42,6 @@ function fate(one, above, model) {
   if (one.was > one.score) return `Its score was ${one.was.toFixed(2)} before better boxes that it overlaps lowered it.`;
   const gone = above.filter(({ by }) => by === one);
   if (!gone.length) return "Kept; it removed no other box.";
-  return `Kept; it removed ${gone.length} box${gone.length === 1 ? "" : "es"}: ${gone.slice(0, 6).map(name).join(", ")}${gone.length > 6 ? ", …" : ""}.`;
+  const some = gone.slice(0, 6).map(name).join(", ") + (gone.length > 6 ? ", …" : "");
+  return `Kept; it removed ${gone.length} box${gone.length === 1 ? "" : "es"}: ${some}.`;
 }

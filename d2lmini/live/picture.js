@@ -2,6 +2,7 @@
 import { resize } from "./pixels.js";
 
 const MEGAPIXELS = 89; // what Python refuses too
+const UNREADABLE = "your browser cannot read this file as a picture: save it as JPEG or PNG (HEIC and TIFF are rarely read)";
 const SHOWN = 1600; // pixels of the longer side of what is drawn and saved
 
 /** A blob as { name, width, height, rgba, shown }: the network's pixels, and a canvas to look at. */
@@ -41,7 +42,7 @@ async function measure(blob) {
   try {
     await new Promise((resolve, reject) => {
       image.onload = resolve;
-      image.onerror = () => reject(new Error("your browser cannot read this file as a picture: save it as JPEG or PNG (HEIC and TIFF are rarely read)"));
+      image.onerror = () => reject(new Error(UNREADABLE));
       image.src = url;
     });
     if (!image.naturalWidth || !image.naturalHeight) throw new Error("this picture has no size: save it as JPEG or PNG");

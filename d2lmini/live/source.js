@@ -1,6 +1,7 @@
 // Where the answers come from: a worker of this page, this page itself, or the Python of a notebook.
 import { makeEngine } from "./engine.js";
 
+const SILENT = "no answer from Python, whose kernel may be busy or gone: run the cell again";
 const running = new Map(); // one network a page, however many figures use it
 
 /** The network of a page; its weights script has been loaded. `whole` is the function that holds all modules. */
@@ -64,7 +65,7 @@ export function kernelEngine(widget) {
   const run = (rgba) => new Promise((resolve, reject) => {
     const id = `${mine}-${++last}`;
     waiting.set(id, { resolve, reject });
-    setTimeout(() => settle(waiting, id, { error: "no answer from Python, whose kernel may be busy or gone: run the cell again" }), 30_000);
+    setTimeout(() => settle(waiting, id, { error: SILENT }), 30_000);
     widget.send({ id }, undefined, [new Uint8Array(rgba).buffer]);
   });
   return Promise.resolve({ name: "Python", run: oneByOne(run) });

@@ -19,14 +19,18 @@ export function begin(host, { samples, about, load }) {
   let live = null, loading = null, spoken = 0;
   const addresses = samples.map(({ blob }) => URL.createObjectURL(blob));
   const buttons = samples.map((sample, i) => h("button", {
-    type: "button", class: "sample", "aria-label": sample.title, "aria-pressed": "false", onclick: () => use((app) => app.open(sample), i),
+    type: "button", class: "sample", "aria-label": sample.title, "aria-pressed": "false",
+    onclick: () => use((app) => app.open(sample), i),
   }, h("img", { src: addresses[i], alt: "", width: 56, height: 56 })));
   const file = h("input", { type: "file", accept: "image/*", onchange: () => own(file.files[0]) });
   const camera = h("button", { type: "button", onclick: () => use((app) => app.camera(camera)) }, "camera");
   const body = h("div", {}, addresses.length ? h("img", { class: "poster", src: addresses[0], alt: samples[0].title }) : "");
   const readout = h("p", { class: "readout", "aria-live": "polite" }), after = h("div");
-  const root = h("div", { class: "d2l-figure d2l-app", role: "group", "aria-label": "The detector, live", ondragover: (event) => event.preventDefault(), ondrop: dropped },
-    h("div", { class: "bar" }, buttons, h("label", { class: "file" }, file, h("span", {}, "your picture …")), camera), body, readout, after);
+  const root = h("div", {
+    class: "d2l-figure d2l-app", role: "group", "aria-label": "The detector, live",
+    ondragover: (event) => event.preventDefault(), ondrop: dropped,
+  }, h("div", { class: "bar" }, buttons, h("label", { class: "file" }, file, h("span", {}, "your picture …")), camera),
+  body, readout, after);
 
   /** Say something; a screen reader hears where a movement ends, not every step of it. */
   function tell(text) {

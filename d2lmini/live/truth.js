@@ -12,10 +12,20 @@ export function makeTruth(view, classes, changed) {
     changed();
   };
   const entry = (one, i) => h("li", {},
-    h("button", { type: "button", "aria-label": `true box ${i + 1}: arrow keys move it, with Shift they resize it`, onkeydown: (event) => nudge(event, one) }, `${i + 1}`),
-    h("select", { "aria-label": `class of true box ${i + 1}`, onchange: (event) => { one.label = event.target.selectedIndex; changed(); } },
-      classes.map((name, k) => h("option", { selected: k === one.label }, name))),
-    h("button", { type: "button", "aria-label": `remove true box ${i + 1}`, onclick: () => { boxes = boxes.filter((other) => other !== one); update(); } }, "remove"));
+    h("button", {
+      type: "button", "aria-label": `true box ${i + 1}: arrow keys move it, with Shift they resize it`,
+      onkeydown: (event) => nudge(event, one),
+    }, `${i + 1}`),
+    h("select", {
+      "aria-label": `class of true box ${i + 1}`,
+      onchange: (event) => { one.label = event.target.selectedIndex; changed(); },
+    }, classes.map((name, k) => h("option", { selected: k === one.label }, name))),
+    h("button", { type: "button", "aria-label": `remove true box ${i + 1}`, onclick: () => remove(one) }, "remove"));
+
+  function remove(one) {
+    boxes = boxes.filter((other) => other !== one);
+    update();
+  }
 
   function nudge(event, one) {
     const way = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] }[event.key];

@@ -1,6 +1,8 @@
 // The live detector as a notebook's widget: in a page of the book it runs in the page, beside a kernel Python answers.
 import { begin, script } from "./start.js";
 
+const ALONE = "Python does not answer, and without it only a page of the book can run this: run the cell again";
+
 /** Where the book keeps its files, if this is a page of the book; Sphinx says so in every page. */
 function bookFolder() {
   const root = document.documentElement.dataset.content_root;
@@ -24,7 +26,7 @@ async function fromKernel(widget) {
       resolve(message);
     };
     widget.on("msg:custom", listen);
-    setTimeout(() => reject(new Error("Python does not answer, and without it only a page of the book can run this: run the cell again")), 10_000);
+    setTimeout(() => reject(new Error(ALONE)), 10_000);
     widget.send({ want: "code" });
   });
   if (!globalThis.d2lminiLive) await script(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
