@@ -100,7 +100,8 @@ def test_the_memory_of_a_point_is_its_own():
 
     curve = growth.Curve("MB", "a buffer", (1, 200), prepare)
     little, much = growth.measure(curve, CPU, repeats=1, limit=60)["bytes"]
-    assert 200 * 2**20 <= much < 500 * 2**20  # kept, and the next call may lie beside it
+    # About: what was free already costs nothing. Kept, and the next call may lie beside it.
+    assert 180 * 2**20 <= much < 500 * 2**20
     assert little < 60 * 2**20
 
 

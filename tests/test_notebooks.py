@@ -33,7 +33,7 @@ MOMENTARY = {
     "an address": re.compile(r"\b0x[0-9a-f]{6,}"),
     "a rewritten line": re.compile(r"\r"),
 }
-LARGEST = 900_000  # bytes of a stored notebook: a page has to load on a phone
+LARGEST = 1_000_000  # bytes of a stored notebook: a page has to load on a phone
 WIDEST = 88  # characters of a line of code: beyond, it scrolls sideways in the page
 WITHOUT_EXERCISE = {"index", "d2l"}  # the front page, and a table
 COLAB_CELL = """\

@@ -10,7 +10,7 @@ export default figure({
     const drawing = svg("g"), pad = svg("rect", { fill: "transparent", tabindex: 0, role: "application", style: "cursor: crosshair",
       "aria-label": "The feature map. Arrow keys choose another cell." });
     stage.svg.append(drawing, pad);
-    stage.below.append(legend([["c5 dashed", "ground truth"], ["c0", "anchors at the chosen cell, a colour for each shape"], ["c1", "IoU 0.5"]]));
+    stage.below.append(legend([["c5 dashed", "ground truth"], ["c0", "anchors here, a colour for each shape"], ["c1", "IoU 0.5"]]));
     const where = () => { // `cell` is a place in the picture, so that it stays put when the map changes
       const n = maps[stage.get("map")], [x, y] = stage.get("cell");
       return [Math.min(n - 1, Math.floor(x * n)), Math.min(n - 1, Math.floor(y * n)), n];

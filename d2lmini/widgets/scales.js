@@ -9,7 +9,7 @@ export default figure({
     const pad = svg("rect", { fill: "transparent" }), ruler = svg("g"), view = svg("g");
     const keys = svg("g", { tabindex: 0, role: "application", "aria-label": "Cell of the feature map. Arrow keys choose its neighbours.", style: "cursor: pointer" }, view, pad);
     stage.svg.append(keys, ruler);
-    stage.below.append(legend([["c0 thick", "sizes of the anchors"], ["c1", "holds half (full dot) to nine tenths (ring) of the gradient"], ["c3 dotted", "can depend on"]]));
+    stage.below.append(legend([["c0 thick", "sizes of the anchors"], ["c1", "half (dot), nine tenths (ring) of the gradient"], ["c3 dotted", "can depend on"]]));
 
     const cellOf = (n) => ["x", "y"].map((name) => Math.min(Math.floor(stage.get(name) * n), n - 1));
     const goTo = (column, row, n) => {
