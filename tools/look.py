@@ -125,7 +125,7 @@ SHOWN = """() => ({
   broken: [...document.images].filter(i => i.offsetHeight && !(i.complete && i.naturalWidth)).map(i => i.src),
   wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   sideways: [...document.querySelectorAll('.bd-article pre')].filter(p => p.scrollWidth > p.clientWidth + 1)
-    .filter(p => !p.closest('.stream, .text_plain')).map(p => p.textContent.slice(0, 40)), // printed tables may
+    .filter(p => !p.closest('.stream, .text_plain')).map(p => p.textContent.slice(0, 40)), // printed may
   alive: d2l.alive, shift: d2l.shift, jumps: d2l.jumps,
 })"""
 
