@@ -157,10 +157,10 @@ from d2lmini.data import Streamed, Synthetic
 data = Streamed(Synthetic("bananas", count=40, size=64), workers=1)
 caught = False
 for step, batch in enumerate(data.batches(torch.arange(40).split(1))):
-    if step == 0:
-        print("begun", flush=True)
     try:
-        time.sleep(0.05)
+        if step == 0:
+            print("begun", flush=True)
+            time.sleep(60)  # until the signal comes
     except KeyboardInterrupt:
         caught = True
 print(step + 1, caught, flush=True)
