@@ -234,7 +234,8 @@ class ApiDirective(SphinxDirective):
             part = nodes.section(ids=[entry.id], names=[f"{name}.{entry.name}"])
             part += nodes.title("", "", nodes.literal("", entry.name))
             part += code(signature(entry.definition))
-            others = {word: to for word, to in links.items() if word not in own_names(entry.definition)}
+            own = own_names(entry.definition)
+            others = {word: to for word, to in links.items() if word not in own}
             part += paragraphs(ast.get_docstring(entry.definition) or "", others)
             part += members(entry, others)
             here += part
