@@ -161,16 +161,17 @@ def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "pixels": {"mean": PIXEL_MEAN, "std": PIXEL_STD},
         "decoding": {**boxes.VARIANCES._asdict(), "most": boxes.MAX_LOG_GROWTH},
         "plan": plan,
-        "notes": {key: _finite(value) for key, value in info.notes.items()},
+        "notes": _notes(info),
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
     digest = hashlib.sha256(text.encode() + weights).hexdigest()
     return {**record, "sha256": digest, "weights": base64.b64encode(weights).decode()}
 
 
-def _finite(value: Any) -> Any:
-    """A note as JSON can hold it: a score without objects is NaN."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _notes(info: ModelInfo) -> dict[str, Any]:
+    """Notes as JSON can hold them: a score without objects is NaN, and becomes null."""
+    unknown = (k for k, v in info.notes.items() if isinstance(v, float) and not math.isfinite(v))
+    return {**info.notes, **dict.fromkeys(unknown)}
 
 
 def maps_in_floats(plan: list[dict[str, Any]], size: tuple[int, int]) -> Iterator[int]:
@@ -295,9 +296,10 @@ class Deployed(nn.Module):
 
 
 def save_onnx(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
-    """Write a detector as ONNX (opset 18), `Deployed` being its graph, classes and notes in its metadata.
+    """Write a detector as ONNX (opset 18), `Deployed` being its graph.
 
-    Needs the packages onnx and onnxscript (the extra `onnx`). Raises ExportError without them.
+    Its metadata are `classes`, `fit` (how a picture is brought to the network's size) and `notes`, each as
+    JSON. Needs the packages onnx and onnxscript (the extra `onnx`). Raises ExportError without them.
     """
     missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
@@ -314,7 +316,7 @@ def save_onnx(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
         output_names=["scores", "boxes"],
     )
     proto = _without_traces(program.model_proto)
-    for key, value in {"classes": list(info.classes), "notes": info.notes}.items():
+    for key, value in {"classes": list(info.classes), "fit": info.fit, "notes": _notes(info)}.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, json.dumps(value, ensure_ascii=False)
     write_bytes(path, proto.SerializeToString())

@@ -9,8 +9,11 @@ import re
 import shutil
 import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -24,7 +27,6 @@ from d2lmini.export import ExportError
 from d2lmini.model import fold
 
 NODE = shutil.which("node")
-HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
 def odd_detector(seed: int = 0) -> TinySSD:
@@ -267,27 +269,28 @@ def test_export_says_what_is_wrong(trained, tmp_path, capsys):
 # ---------------------------------------------------------------- ONNX
 
 
-@pytest.mark.skipif(HAS_ONNX, reason="onnx is installed")
-def test_without_onnx_the_message_says_how_to_get_it(tmp_path):
+def test_without_onnx_the_message_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ExportError, match=r"pip install 'd2lmini\[onnx\]'"):
         export.save_onnx(tmp_path / "m.onnx", odd_detector(), ODD)
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason="pip install onnx onnxscript onnxruntime to run this test")
-def test_onnx_gives_the_same_scores_and_boxes(tmp_path):
-    import onnx
-    import onnxruntime
-
-    model, path = odd_detector(), tmp_path / "m.onnx"
+@pytest.mark.parametrize("which", ["odd", "shipped"])
+def test_onnx_gives_the_same_scores_and_boxes(which, tmp_path):
+    model, info = pretrained("scenes") if which == "shipped" else (odd_detector(), ODD)
+    path = tmp_path / "m.onnx"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        export.save_onnx(path, model, ModelInfo(("ant", "bee"), {"ap": 0.5}))
+        export.save_onnx(path, model, info)
     proto = onnx.load(path)
     onnx.checker.check_model(proto, full_check=True)
     assert proto.opset_import[0].version >= 18
-    assert {p.key: json.loads(p.value) for p in proto.metadata_props}["classes"] == ["ant", "bee"]
-    assert b".py" not in proto.SerializeToString(), "paths of this machine"
-    images = torch.rand(1, 3, 150, 213)
+    metadata = {p.key: json.loads(p.value) for p in proto.metadata_props}
+    notes = {key: None if value != value else value for key, value in info.notes.items()}
+    assert metadata == {"classes": list(info.classes), "fit": "stretch", "notes": notes}
+    traces = re.compile(rb"\.py\b|site-packages|" + re.escape(str(Path.home()).encode()))
+    assert not traces.search(proto.SerializeToString()), "a path of this machine"
+    images = torch.rand(1, 3, *model.image_size)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     scores, boxes = session.run(["scores", "boxes"], {"images": images.numpy()})
     small = export.inference_model(model)

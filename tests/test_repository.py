@@ -152,8 +152,8 @@ def test_python_310_can_parse_everything(folder):
 # ---------------------------------------------------------------- pins and bounds
 
 
-# Extras that the book and its tests can do without.
-NOT_LOCKED = {"timm", "onnx", "onnxscript"}
+# Extras that the book and its tests can do without: timm would bring torchvision, and that another torch.
+NOT_LOCKED = {"timm"}
 
 
 def locked() -> list[Requirement]:
