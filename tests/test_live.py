@@ -333,6 +333,37 @@ def test_a_removed_box_knows_by_whom():
     assert in_node({"nms": "detect"}, program) == [[1, None], [2, 1], [0, 1]]
 
 
+# ---------------------------------------------------------------- what is drawn
+
+
+@needs_node
+def test_layers_lie_in_order_over_the_picture():
+    """Candidates at the back, weakest first; then detections, the chosen one with its anchor, the truth."""
+    program = """
+    const one = (anchor, label, score, by) => ({ anchor, label, score, by, box: [0, 0, 0.1 * anchor, 1] });
+    const best = one(2, 0, 0.9), removed = one(1, 0, 0.6, best), other = one(3, 1, 0.7);
+    const anchors = Float32Array.from({ length: 16 }, (_, i) => Math.floor(i / 4));
+    const state = {
+      above: [best, other, removed], found: [best, other], chosen: best, everything: true,
+      truth: [{ box: best.box, label: 0 }, { box: other.box, label: 0 }], drawn: [0, 0, 0.5, 0.5],
+    };
+    const model = { anchors, classes: ["a", "b"], scaleOf: ({ anchor }) => anchor };
+    const seen = (state) => layersOf(state, model).map(([box, { colour, tag, faint, thick }]) =>
+      [Math.round(10 * box[2]), colour, tag ?? null, faint ?? null, thick ?? null]);
+    answer([seen(state), seen({ ...state, chosen: null, everything: false, truth: [], drawn: null })]);
+    """
+    full, plain = in_node({"layers": "layersOf"}, program)
+    blue, orange, green, pink = "#56B4E9", "#E69F00", "#009E73", "#CC79A7"
+    assert full == [
+        *([1, orange, None, None, 1.25], [3, pink, None, None, 1.25], [2, green, None, None, 1.25]),
+        *([3, orange, "b 0.70", 0.45, None], [2, blue, "a 0.90", 1, None]),
+        *([1, "#fff", None, None, 1], [20, "#fff", None, None, 2], [2, blue, "a 0.90", None, 4]),
+        *([2, "#fff", "1: a 1.00", None, 2], [3, "#fff", "2: a 0.67", None, 2]),
+        [5, "#fff", None, None, 2],
+    ]
+    assert plain == [[3, orange, "b 0.70", 1, None], [2, blue, "a 0.90", 1, None]]
+
+
 # ---------------------------------------------------------------- scores of a picture
 
 

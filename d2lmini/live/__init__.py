@@ -15,7 +15,7 @@ START = ("dom.js", "start.js")  # what a page holds before the first click
 LIVE = (
     *("network.js", "simd.js", "engine.js"),
     *("dom.js", "decode.js", "nms.js", "scoring.js", "pixels.js", "picture.js", "view.js", "details.js"),
-    *("report.js", "truth.js", "camera.js", "saving.js", "app.js", "source.js"),
+    *("report.js", "layers.js", "truth.js", "camera.js", "saving.js", "app.js", "source.js"),
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
 PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template

@@ -5,7 +5,8 @@ import { detect } from "./nms.js";
 import { fromBitmap, readPicture } from "./picture.js";
 import { makeMaps, makeView } from "./view.js";
 import { describe } from "./details.js";
-import { bestOverlap, reportOn } from "./report.js";
+import { layersOf, said } from "./layers.js";
+import { reportOn } from "./report.js";
 import { makeTruth } from "./truth.js";
 import { startCamera } from "./camera.js";
 import { drawDetections, recordOf, save } from "./saving.js";
@@ -114,7 +115,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     const { above, found } = result, same = ({ anchor, label }) => anchor === chosen.anchor && label === chosen.label;
     if (chosen) chosen = all().find(same) ?? outside(chosen.anchor);
     tell(summary());
-    view.boxes(layers(), `${picture.name}: ${found.map(said).join(", ") || "nothing found"}`);
+    view.boxes(layers(), `${picture.name}: ${found.map((one) => said(one, classes)).join(", ") || "nothing found"}`);
     showList(found);
     details.replaceChildren(...(chosen ? [describe(chosen, above, answers, model)] : []));
     report.replaceChildren(...(marking.value ? [reportOn(found, detect(answers, options(LEAST)).found, truth.boxes, LEAST)] : []));
@@ -139,35 +140,14 @@ export function startApp({ root, body, after, tell }, model, engine) {
     const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
     list.replaceChildren(...found.map((one) => h("li", {}, h("button", {
       type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one),
-    }, said(one)))));
+    }, said(one, classes)))));
     list.querySelectorAll("button")[at]?.focus();
   }
 
-  const said = (one) => `${classes[one.label]} ${one.score.toFixed(2)}`;
-
-  /** Everything that is drawn over the picture, from the back to the front. */
-  function layers() {
-    const { above, found } = result, drawn = [];
-    const white = { colour: "#fff", dashed: true, thick: 2 };
-    const own = (one) => ({ colour: colourOf(one.label), label: one.label, tag: said(one) });
-    if (everything.value) {
-      for (const one of [...above].reverse()) drawn.push([one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]);
-    }
-    for (const one of [...found].reverse()) drawn.push([one.box, { ...own(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
-    if (chosen) {
-      for (const one of above) if (one.by === chosen) drawn.push([one.box, { colour: "#fff", thick: 1 }]);
-      const at = 4 * chosen.anchor;
-      drawn.push([anchors.subarray(at, at + 4), white], [chosen.box, { ...own(chosen), thick: 4 }]);
-    }
-    if (marking.value) {
-      for (const [i, one] of truth.boxes.entries()) {
-        const tag = `${i + 1}: ${classes[one.label]}, IoU ${bestOverlap(one, found).toFixed(2)}`;
-        drawn.push([one.box, { ...white, tag, low: true }]);
-      }
-    }
-    if (truth.drawn) drawn.push([truth.drawn, white]);
-    return drawn;
-  }
+  const layers = () => layersOf(
+    { ...result, chosen, everything: everything.value, truth: marking.value ? truth.boxes : [], drawn: truth.drawn },
+    { anchors, classes, scaleOf },
+  );
 
   const scaleOf = ({ anchor }) => placeOf(model, anchor).scale;
 
