@@ -158,7 +158,7 @@ def run_detect(options: argparse.Namespace) -> None:
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[str] | None = [] if options.skip_bad else None
-    for path, name in _output_names(_pictures(options.images)).items():
+    for path, name in _output_names(_pictures(options.images), out).items():
         with on_disk.skipping(faults):
             picture = read_image(path)
             found = _find(model, picture, info.fit, options)
@@ -391,14 +391,21 @@ def _in_pixels(found: Detections, width: int, height: int, classes: Sequence[str
     ]
 
 
-def _output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A file name for every picture's results; pictures of one name in different folders get numbers."""
+def _output_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """A file name for every picture's results; pictures of one name in different folders get numbers.
+
+    Raises ValueError when a result in `folder` would replace one of the pictures.
+    """
     names: dict[Path, str] = {}
     for path in paths:
         name, number = path.stem, 2
         while name in names.values():
             name, number = f"{path.stem}-{number}", number + 1
         names.setdefault(path, name)
+    results = {(folder / f"{name}.png").resolve(): path for path, name in names.items()}
+    for path in paths:
+        if path.resolve() in results:
+            raise ValueError(f"{path} would be replaced by a result: choose another folder with --out")
     return names
 
 

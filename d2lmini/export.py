@@ -139,11 +139,6 @@ def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
     `sha256` covers all the rest, so that one name stands for one detector. Raises ExportError for what
     the browser cannot run, and for what would not fit into a phone's memory.
     """
-    if info.fit != "stretch":
-        raise ExportError(
-            f"the detector was trained on pictures brought to their square by {info.fit!r}, and the browser "
-            "only stretches them: train it with --fit stretch"
-        )
     plan = layer_plan(model)
     model = inference_model(model)
     needed = sum(maps_in_floats(plan, model.image_size)) * 4 / 1e6
@@ -156,6 +151,7 @@ def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
     record = {
         "classes": list(info.classes),
         "size": list(model.image_size),
+        "fit": info.fit,
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
         "pixels": {"mean": PIXEL_MEAN, "std": PIXEL_STD},

@@ -19,7 +19,7 @@ from torch import nn
 
 from d2lmini import boxes, detect, evaluate, export, live, pretrained
 from d2lmini.data import Synthetic
-from d2lmini.data.images import to_tensor
+from d2lmini.data.images import FITS, to_tensor
 from d2lmini.detect import Detections, foreground_scores
 from d2lmini.evaluate import error_breakdown
 from tests.test_export import ODD, odd_detector
@@ -194,22 +194,26 @@ SIZES = [
 
 
 @needs_node
+@pytest.mark.parametrize("fit", FITS)
 @pytest.mark.parametrize("target", [(256, 256), (150, 213)], ids=["square", "odd"])
-def test_pixels_are_pillows_to_the_byte(target):
+def test_pixels_are_pillows_to_the_byte(target, fit):
     generator = np.random.default_rng(0)
     program = """
     const out = given.sizes.map(([width, height], i) => {
       const pixels = new Uint8ClampedArray(raw(given.pictures[i]));
       const strip = (top, rows) => pixels.subarray(top * width * 4, (top + rows) * width * 4);
-      return pack(resize(strip, width, height, given.target[1], given.target[0]));
+      const place = placement(width, height, given.target, given.fit);
+      const inner = resize(strip, width, height, place.width, place.height);
+      return pack(withBands(inner, place, given.target).rgba);
     });
     answer(out);
     """
     pictures = [generator.integers(0, 256, (h, w, 3), np.uint8) for w, h in SIZES]
     sent = [packed64(rgba(torch.from_numpy(p).permute(2, 0, 1))) for p in pictures]
-    seen = in_node({"pixels": "resize"}, program, sizes=SIZES, pictures=sent, target=target)
+    names = {"pixels": "placement, resize, withBands"}
+    seen = in_node(names, program, sizes=SIZES, pictures=sent, target=target, fit=fit)
     for size, picture, text in zip(SIZES, pictures, seen, strict=True):
-        wanted = to_tensor(Image.fromarray(picture), target).permute(1, 2, 0).numpy()
+        wanted = to_tensor(Image.fromarray(picture), target, fit).permute(1, 2, 0).numpy()
         mine = np.frombuffer(base64.b64decode(text), np.uint8).reshape(*target, 4)
         np.testing.assert_array_equal(mine[..., :3], wanted, err_msg=f"{size}")
         assert (mine[..., 3] == 255).all()

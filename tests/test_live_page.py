@@ -18,9 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from d2lmini import box_iou, detect, evaluate, export, live, pretrained, widgets
+from d2lmini import box_iou, detect, evaluate, export, live, pretrained, save_model, widgets
+from d2lmini.__main__ import main
 from d2lmini.data import Synthetic
-from d2lmini.data.images import to_tensor
+from d2lmini.data.images import FITS, to_tensor
 from d2lmini.evaluate import error_breakdown
 from tests.test_export import ODD, odd_detector
 from tools import live_parity, look
@@ -116,8 +117,10 @@ def said(tab) -> str:
 # ---------------------------------------------------------------- the same numbers
 
 
-def test_files_of_every_kind_give_what_python_finds(browser, page, tmp_path):
-    checker = live_parity.Checker()
+@pytest.mark.parametrize("fit", FITS)
+def test_files_of_every_kind_give_what_python_finds(browser, tmp_path, fit):
+    checker, page = live_parity.Checker(fit), tmp_path / "page.html"
+    export.save_page(page, checker.model, checker.info)
     tab = live_parity.open_page(browser, page.as_uri())
     outcomes = [checker.compare(tab, path) for path in live_parity.files(COUNT, tmp_path)]
     tab.close()
@@ -362,6 +365,34 @@ def test_result_is_saved_as_picture_and_as_numbers(tab, samples):
     ]
     np.testing.assert_allclose([d["box"] for d in record["detections"]], rows[:, :4] * 256, atol=0.051)
     assert record["settings"] == {"score": 0.5, "iou": 0.45, "method": "hard", "aware": True}
+
+
+@pytest.mark.parametrize("size", [(640, 480), (200, 300)])
+def test_a_letterboxed_picture_is_saved_without_its_bands(browser, samples, tmp_path, size):
+    """The numbers are those of `python -m d2lmini detect`, the picture has its own shape."""
+    checker, out = live_parity.Checker("letterbox"), tmp_path / "out"
+    page, weights = tmp_path / "page.html", tmp_path / "m.safetensors"
+    export.save_page(page, checker.model, checker.info)
+    save_model(weights, checker.model, checker.info)
+    file = tmp_path / "wide.png"
+    Image.fromarray(samples[0].image.permute(1, 2, 0).numpy()).resize(size).save(file)
+    assert main(["detect", str(file), "--model", str(weights), "--score", "0.3", "--out", str(out)]) == 0
+    tab = live_parity.open_page(browser, page.as_uri())
+    tab.locator("input[type=file]").set_input_files(file)
+    tab.wait_for_function(live_parity.READ, arg="wide.png")
+    tab.get_by_label("score at least").fill("0.3")
+    with tab.expect_download() as numbers:
+        tab.get_by_role("button", name="save as JSON").click()
+    theirs = json.loads((out / "wide.json").read_text("utf8"))["detections"]
+    mine = json.loads(Path(numbers.value.path()).read_text("utf8"))["detections"]
+    assert mine
+    assert [d["class"] for d in mine] == [d["class"] for d in theirs]
+    np.testing.assert_allclose([d["box"] for d in mine], [d["box"] for d in theirs], atol=0.11)
+    with tab.expect_download() as png:
+        tab.get_by_role("button", name="save as PNG").click()
+    with Image.open(png.value.path()) as picture:
+        assert picture.size == size
+    tab.close()
 
 
 KEEP_STREAM = """

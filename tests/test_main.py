@@ -110,8 +110,8 @@ def test_pictures_of_every_mode_are_read(trained, tmp_path, mode):
         if mode in ("P", "1"):
             Image.open(path).convert(mode).save(path)
     model = str(trained / "best.safetensors")
-    assert main(["detect", str(path), "--model", model, "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "p.json").exists()
+    assert main(["detect", str(path), "--model", model, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "p.json").exists()
 
 
 def test_pictures_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
@@ -147,6 +147,10 @@ def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]
         "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
         "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),
         "out": (["detect", good, "--model", model, "--out", str(blocked)], "blocked"),
+        "itself": (
+            ["detect", good, "--model", model, "--out", str(Path(good).parent)],
+            "choose another folder",
+        ),
         "data": (["train", "--data", "apples", "--out", new], "apples"),
         "lr": (["train", *TINY, "--out", new, "--lr", "-1"], "lr"),
         "sigma": (["train", *TINY, "--out", new, "--sigma", "0"], "sigma"),
@@ -323,12 +327,11 @@ def test_boxes_of_a_letterboxed_picture_are_those_of_the_picture(trained, tmp_pa
     photograph(tmp_path / "wide.png", (128, 64))
     square = to_tensor(read_image(tmp_path / "wide.png"), (64, 64), "letterbox")
     Image.fromarray(square.permute(1, 2, 0).numpy()).save(tmp_path / "square.png")
-    options = ["--score", "0.01", "--precision", "float32", "--out", str(tmp_path)]
+    out = tmp_path / "found"
+    options = ["--score", "0.01", "--precision", "float32", "--out", str(out)]
     main(["detect", str(tmp_path / "wide.png"), "--model", str(path), *options])
     main(["detect", str(tmp_path / "square.png"), "--model", str(trained / "best.safetensors"), *options])
-    wide, square = (
-        json.loads((tmp_path / f"{n}.json").read_text())["detections"] for n in ("wide", "square")
-    )
+    wide, square = (json.loads((out / f"{n}.json").read_text())["detections"] for n in ("wide", "square"))
     expected = []
     for row in square:
         left, top, right, bottom = (2 * edge for edge in row["box"])  # 64 pixels are 128 of the picture

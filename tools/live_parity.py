@@ -1,6 +1,6 @@
 """Does the live page find what Python finds? Pictures of every kind through both, and what differs.
 
-    python -m tools.live_parity [--count 300] [--engine simd]
+    python -m tools.live_parity [--count 300] [--engine simd] [--fit letterbox]
 
 Each picture is a file that a reader might drop into the page: generated scenes as PNG, JPEG, WebP or GIF, of
 odd sizes, turned by EXIF, with alpha, grey, with a palette, CMYK, animated. Python reads it by `read_image`,
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 from d2lmini import detect, pretrained
 from d2lmini.data import Synthetic
-from d2lmini.data.images import read_image, to_tensor
+from d2lmini.data.images import FITS, read_image, to_tensor
 from d2lmini.export import inference_model, save_page
 from tools.look import CHROMIUM, NO_CHROMIUM, chromium
 
@@ -142,10 +143,11 @@ class Outcome(NamedTuple):
 
 
 class Checker:
-    """Python's side: the network that the page holds."""
+    """Python's side: the network that the page holds, and how pictures get into its square."""
 
-    def __init__(self) -> None:
-        self.model, self.info = pretrained("scenes")
+    def __init__(self, fit: str = "stretch") -> None:
+        self.model, info = pretrained("scenes")
+        self.info = replace(info, fit=fit)
         self.small = inference_model(self.model)
 
     def boxes(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +168,7 @@ class Checker:
         height, width = self.small.image_size
         raw = np.frombuffer(base64.b64decode(seen["rgba"]), np.uint8).reshape(height, width, 4)[..., :3]
         theirs = torch.from_numpy(raw.copy()).permute(2, 0, 1)
-        mine = to_tensor(read_image(path), (height, width))
+        mine = to_tensor(read_image(path), (height, width), self.info.fit)
         answers, engine_rows = self.boxes(theirs)
         count = len(answers)
         parts = [
@@ -196,12 +198,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--engine", choices=("simd", "plain", "no-worker"), default="simd")
+    parser.add_argument("--fit", choices=FITS, default="stretch")
     options = parser.parse_args()
     if CHROMIUM is None:
         print(NO_CHROMIUM, file=sys.stderr)
         return 1
     torch.set_num_threads(1)
-    checker, outcomes = Checker(), []
+    checker, outcomes = Checker(options.fit), []
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         page = Path(name, "page.html")
         save_page(page, checker.model, checker.info)

@@ -55,7 +55,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     const mine = ++request;
     tell(`${title}: looking …`);
     try {
-      const read = await readPicture(blob, title, model.size);
+      const read = await readPicture(blob, title, model);
       if (mine === request) await look(read, mine);
       if (mine === request) truth.set(boxes);
     } catch (error) {
@@ -86,7 +86,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     tell("The camera is starting …");
     const stop = await startCamera(async (video) => {
       mine ||= ++request;
-      await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model.size) }, mine);
+      await look({ name: "camera", ...fromBitmap(video, video.videoWidth, video.videoHeight, model) }, mine);
       const now = performance.now();
       if (stopCamera) root.dataset.rate = (1000 / (now - last)).toFixed(1); // not of a frame that outlived it
       last = now;

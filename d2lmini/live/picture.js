@@ -1,30 +1,39 @@
 // Files of any kind to the pixels that the network sees, and to a drawing that fits the page.
-import { resize } from "./pixels.js";
+import { placement, resize, withBands } from "./pixels.js";
 
 const MEGAPIXELS = 89; // what Python refuses too
 const UNREADABLE = "your browser cannot read this file as a picture: save it as JPEG or PNG (HEIC and TIFF are rarely read)";
 const SHOWN = 1600; // pixels of the longer side of what is drawn and saved
 
-/** A blob as { name, width, height, rgba, shown }: the network's pixels, and a canvas to look at. */
-export async function readPicture(blob, name, size) {
+/** A blob as { name, width, height, place, rgba, shown }: the network's pixels, and a canvas to look at. */
+export async function readPicture(blob, name, model) {
   const bitmap = await decodeFile(blob);
   try {
-    return { name, ...fromBitmap(bitmap, bitmap.width, bitmap.height, size) };
+    return { name, ...fromBitmap(bitmap, bitmap.width, bitmap.height, model) };
   } finally {
     bitmap.close();
   }
 }
 
-/** The same of anything that a canvas can draw: a bitmap, or a frame of a video. */
-export function fromBitmap(source, width, height, size) {
-  const rgba = resize(strips(source, width, height), width, height, size[1], size[0]);
+/**
+ * The same of anything that a canvas can draw: a bitmap, or a frame of a video. `shown` is the network's square
+ * in the picture's own shape, with the bands of a letterbox; `place` says where in it the picture is.
+ */
+export function fromBitmap(source, width, height, { size, fit }) {
+  const inner = placement(width, height, size, fit);
+  const pixels = resize(strips(source, width, height), width, height, inner.width, inner.height);
+  const { rgba, band } = withBands(pixels, inner, size);
+  const place = { left: inner.left / size[1], top: inner.top / size[0], width: inner.width / size[1], height: inner.height / size[0] };
   const scale = Math.min(1, SHOWN / Math.max(width, height));
-  const shown = document.createElement("canvas");
-  shown.width = Math.max(1, Math.round(width * scale)), shown.height = Math.max(1, Math.round(height * scale));
-  const context = onWhite(shown);
+  const shown = document.createElement("canvas"), pixel = (v) => Math.max(1, Math.round(v));
+  shown.width = pixel((width * scale) / place.width), shown.height = pixel((height * scale) / place.height);
+  const context = filled(shown, band), { left, top } = place;
+  const at = [left * shown.width, top * shown.height, pixel(place.width * shown.width), pixel(place.height * shown.height)];
+  context.fillStyle = "#fff";
+  context.fillRect(...at);
   context.imageSmoothingQuality = "high";
-  context.drawImage(source, 0, 0, shown.width, shown.height);
-  return { width, height, rgba, shown };
+  context.drawImage(source, ...at);
+  return { width, height, place, rgba, shown };
 }
 
 /** Turned as its EXIF orientation says, colours as they are in the file; Pillow does the same. */
@@ -60,7 +69,7 @@ function strips(source, width, height) {
   return (top, rows) => {
     if (canvas.height !== rows || !context) {
       canvas.height = rows;
-      context = onWhite(canvas);
+      context = filled(canvas, "#fff");
     } else {
       context.fillRect(0, 0, width, rows);
     }
@@ -69,9 +78,9 @@ function strips(source, width, height) {
   };
 }
 
-function onWhite(canvas) {
+function filled(canvas, colour) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.fillStyle = "#fff";
+  context.fillStyle = colour;
   context.fillRect(0, 0, canvas.width, canvas.height);
   return context;
 }

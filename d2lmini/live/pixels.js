@@ -49,3 +49,41 @@ export function resize(strip, fromWidth, fromHeight, width, height) {
   along(narrow, small, triangle(fromHeight, height), width, places);
   return small;
 }
+
+/** Python's round: a half goes to the even neighbour. */
+function rounded(value) {
+  const low = Math.floor(value), over = value - low;
+  return over > 0.5 || (over === 0.5 && low % 2) ? low + 1 : low;
+}
+
+/** Where a picture goes in the network's square, in its pixels: "stretch" fills it, "letterbox" keeps the shape. */
+export function placement(fromWidth, fromHeight, [height, width], fit) {
+  if (fit !== "letterbox") return { left: 0, top: 0, width, height };
+  const scale = Math.min(width / fromWidth, height / fromHeight);
+  const [wide, high] = [fromWidth, fromHeight].map((side) => Math.max(1, rounded(scale * side)));
+  return { left: Math.floor((width - wide) / 2), top: Math.floor((height - high) / 2), width: wide, height: high };
+}
+
+/** A resized picture in its place, and bands of its mean colour around it: { rgba, band }. */
+export function withBands(pixels, place, [height, width]) {
+  if (place.width === width && place.height === height) return { rgba: pixels, band: "#fff" };
+  const mean = [0, 1, 2].map((channel) => {
+    let sum = 0;
+    for (let p = channel; p < pixels.length; p += 4) sum += pixels[p];
+    return rounded(sum / (place.width * place.height));
+  });
+  const rgba = new Uint8ClampedArray(4 * width * height);
+  for (let p = 0; p < rgba.length; p += 4) rgba.set(mean, p), rgba[p + 3] = 255;
+  for (let row = 0; row < place.height; row++) {
+    const line = pixels.subarray(4 * place.width * row, 4 * place.width * (row + 1));
+    rgba.set(line, 4 * (width * (place.top + row) + place.left));
+  }
+  return { rgba, band: `rgb(${mean.join(" ")})` };
+}
+
+/** A box in the square as shares of the picture alone; null where nothing of it is in the picture. */
+export function outOfSquare([x0, y0, x1, y1], { left, top, width, height }) {
+  const clip = (v) => Math.min(1, Math.max(0, v));
+  const box = [clip((x0 - left) / width), clip((y0 - top) / height), clip((x1 - left) / width), clip((y1 - top) / height)];
+  return box[2] > box[0] && box[3] > box[1] ? box : null;
+}

@@ -1,5 +1,6 @@
 // What the reader may take along: the picture with its boxes, and the numbers.
 import { colourOf, inkOn } from "./dom.js";
+import { outOfSquare } from "./pixels.js";
 
 /** Hand the reader a file. */
 export function save(blob, name) {
@@ -10,13 +11,14 @@ export function save(blob, name) {
 }
 
 /** A canvas with the picture, and every box with its class and score; lines and type grow with it. */
-export function drawDetections({ shown }, found, classes) {
-  const canvas = document.createElement("canvas"), { width, height } = shown;
+export function drawDetections({ shown, place }, found, classes) {
+  const canvas = document.createElement("canvas");
+  const width = Math.round(place.width * shown.width), height = Math.round(place.height * shown.height);
   canvas.width = width, canvas.height = height;
   const pen = canvas.getContext("2d"), type = Math.max(12, Math.round(Math.max(width, height) / 45));
-  pen.drawImage(shown, 0, 0);
+  pen.drawImage(shown, Math.round(-place.left * shown.width), Math.round(-place.top * shown.height));
   pen.font = `600 ${type}px sans-serif`, pen.lineWidth = Math.max(2, type / 6), pen.textBaseline = "top";
-  for (const { box, label, score } of [...found].reverse()) {
+  for (const { box, label, score } of inPicture(found, place).reverse()) {
     const [left, top, right, bottom] = box.map((v, i) => v * (i % 2 ? height : width)), text = `${classes[label]} ${score.toFixed(2)}`;
     pen.strokeStyle = pen.fillStyle = colourOf(label);
     pen.strokeRect(left, top, right - left, bottom - top);
@@ -28,9 +30,13 @@ export function drawDetections({ shown }, found, classes) {
   return canvas;
 }
 
+/** Detections with boxes as shares of the picture, without those in a band beside it. */
+const inPicture = (found, place) =>
+  found.map((one) => ({ ...one, box: outOfSquare(one.box, place) })).filter(({ box }) => box);
+
 /** The same record as `python -m d2lmini detect` writes: boxes in pixels of the picture, rounded alike. */
-export function recordOf({ name, width, height }, found, classes) {
-  const detections = found.map(({ box, label, score }) => ({
+export function recordOf({ name, width, height, place }, found, classes) {
+  const detections = inPicture(found, place).map(({ box, label, score }) => ({
     class: classes[label],
     score: Number(score.toFixed(4)),
     box: box.map((v, i) => Number((v * (i % 2 ? height : width)).toFixed(1))),
