@@ -5,7 +5,7 @@ Rows keep the name of their scale, and no table mixes two.
 
 from __future__ import annotations
 
-from experiments.setting import Scale
+from experiments.setting import LONG, PRESETS, Scale
 
 SCALES = {
     scale.name: scale
@@ -21,6 +21,7 @@ SCALES = {
             lr=2e-3,
             channels=(4, 8, 16),
             width=16,
+            anchors=dict.fromkeys(PRESETS, LONG),
         ),
         Scale(
             name="small",
@@ -31,6 +32,7 @@ SCALES = {
             epochs=8,
             batch_size=16,
             lr=2e-3,
+            anchors=dict.fromkeys(PRESETS, LONG),
         ),
         Scale(
             name="shipped",

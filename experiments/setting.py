@@ -41,7 +41,9 @@ class Scale:
     """How large everything is run: `base` is the recipe from which every variant departs.
 
     For each preset, `sizes` is the side of a picture, `counts` how many are trained with and `held_out` how
-    many are scored. `shipped`: nothing is trained, the detector that comes with the book is scored.
+    many are scored. `anchors` are those that fit the objects *and* the feature maps of that size: the fine
+    ones of large pictures fall between the places of a small picture's maps. `shipped`: nothing is trained,
+    the detector that comes with the book is scored.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Scale:
     lr: float
     channels: tuple[int, ...] = (16, 32, 64)
     width: int = 128
+    anchors: Mapping[str, AnchorSpec] = field(default_factory=lambda: OURS)
     shipped: bool = False
 
     def base(self, preset: str) -> Setting:
@@ -68,7 +71,7 @@ class Scale:
             clip=5.0,
             iou_threshold=0.5,
             augment=AugmentConfig(flip=0.5, colour=0.3, expand=0, crop=0),
-            anchors=ANCHORS["ours"][preset],
+            anchors=self.anchors[preset],
             eval_every=max(1, self.epochs // 2),
         )
         size, count, held_out = (part[preset] for part in (self.sizes, self.counts, self.held_out))
@@ -85,12 +88,13 @@ def _with_finer(spec: AnchorSpec) -> AnchorSpec:
     return AnchorSpec((first, *spec.sizes), (spec.ratios[0], *spec.ratios))
 
 
-OURS = {"bananas": AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS), "scenes": FINE_ANCHORS}
-ANCHORS = {
-    "ours": OURS,
-    "D2L's": dict.fromkeys(PRESETS, TINY_SSD_ANCHORS),
-    "smaller": {preset: _scaled(spec, 0.7) for preset, spec in OURS.items()},
-    "with a finer map": {preset: _with_finer(spec) for preset, spec in OURS.items()},
+LONG = AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS)
+OURS = {"bananas": LONG, "scenes": FINE_ANCHORS}
+ANCHORS = {  # what a change of the anchors makes of the scale's own
+    "D2L's": lambda own: TINY_SSD_ANCHORS,
+    "of 256 pixels": lambda own: FINE_ANCHORS,
+    "smaller": lambda own: _scaled(own, 0.7),
+    "with a finer map": _with_finer,
 }
 
 
@@ -138,11 +142,11 @@ def resolve(scale: Scale, preset: str, changes: Changes) -> Setting | None:
     """
     setting = scale.base(preset)
     for key, value in changes.items():
-        setting = _change(setting, preset, key, value)
+        setting = _change(setting, key, value)
     return setting if setting.image_size >= SMALLEST else None
 
 
-def _change(setting: Setting, preset: str, key: str, value: Any) -> Setting:
+def _change(setting: Setting, key: str, value: Any) -> Setting:
     config = setting.config
     group, _, name = key.rpartition(".")
     if key == "size_times":
@@ -154,7 +158,7 @@ def _change(setting: Setting, preset: str, key: str, value: Any) -> Setting:
     if key == "batch_times":
         return replace(setting, config=replace(config, batch_size=round(config.batch_size * value)))
     if key == "anchors":
-        return replace(setting, config=replace(config, anchors=ANCHORS[value][preset]))
+        return replace(setting, config=replace(config, anchors=ANCHORS[value](config.anchors)))
     if key in ("finer", "crowded"):
         return replace(setting, **{key: value})
     if group == "detect":

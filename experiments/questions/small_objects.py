@@ -14,6 +14,10 @@ QUESTION = Question(
         "pictures × 4/3": {"size_times": 4 / 3},
         "pictures × 2/3": {"size_times": 2 / 3},
     },
-    more={"pictures × 2": {"size_times": 2}, "D2L as published": D2L},
+    more={
+        "anchors of 256 pixels": {"anchors": "of 256 pixels"},
+        "pictures × 2": {"size_times": 2},
+        "D2L as published": D2L,
+    },
     baseline="as it is",
 )
