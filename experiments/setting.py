@@ -134,16 +134,19 @@ def of_training(changes: Changes) -> dict[str, Any]:
 
 
 def resolve(scale: Scale, preset: str, changes: Changes) -> Setting | None:
-    """The setting that changes make of a scale's base recipe; None if its pictures would be too small.
+    """The setting that changes make of a scale's base recipe.
+
+    None if its pictures would be too small, or if the anchors it changes to are the scale's own.
 
     "times" keys multiply what the base has: `size_times`, `batch_times`, and `count_times`, which keeps the
     number of updates (fewer pictures, more epochs). `anchors` names one of `ANCHORS`. `finer`, `crowded`,
     `loss.X`, `augment.X`, `detect.X` and any option of TrainConfig are set. Raises ValueError for others.
     """
-    setting = scale.base(preset)
+    base = setting = scale.base(preset)
     for key, value in changes.items():
         setting = _change(setting, key, value)
-    return setting if setting.image_size >= SMALLEST else None
+    same = "anchors" in changes and setting.config.anchors == base.config.anchors
+    return None if same or setting.image_size < SMALLEST else setting
 
 
 def _change(setting: Setting, key: str, value: Any) -> Setting:

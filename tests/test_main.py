@@ -261,8 +261,8 @@ def test_the_picture_of_a_model_does_not_depend_on_the_path_taken(trained, tmp_p
 
     (expected,) = detect(*predictions, model.anchors)
     main(["detect", str(path), "--model", str(trained / "best.safetensors"), "--score", "0.01",
-          "--precision", "float32", "--out", str(tmp_path)])  # fmt: skip
-    found = json.loads((tmp_path / "p.json").read_text())["detections"]
+          "--precision", "float32", "--out", str(tmp_path / "out")])  # fmt: skip
+    found = json.loads((tmp_path / "out" / "p.json").read_text())["detections"]
     expected = expected.at_least(0.01)
     assert [row["score"] for row in found] == pytest.approx(expected.scores.tolist(), abs=1e-4)
 
