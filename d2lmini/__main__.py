@@ -402,7 +402,7 @@ def _output_names(paths: Sequence[Path], folder: Path) -> dict[Path, str]:
         while name in names.values():
             name, number = f"{path.stem}-{number}", number + 1
         names.setdefault(path, name)
-    results = {(folder / f"{name}.png").resolve(): path for path, name in names.items()}
+    results = {(folder / f"{name}.png").resolve() for name in names.values()}
     for path in paths:
         if path.resolve() in results:
             raise ValueError(f"{path} would be replaced by a result: choose another folder with --out")

@@ -5,7 +5,7 @@ Rows keep the name of their scale, and no table mixes two.
 
 from __future__ import annotations
 
-from experiments.setting import LONG, PRESETS, Scale
+from experiments.setting import WIDE, Scale
 
 SCALES = {
     scale.name: scale
@@ -21,7 +21,7 @@ SCALES = {
             lr=2e-3,
             channels=(4, 8, 16),
             width=16,
-            anchors=dict.fromkeys(PRESETS, LONG),
+            anchors=WIDE,
         ),
         Scale(
             name="small",
@@ -32,7 +32,7 @@ SCALES = {
             epochs=8,
             batch_size=16,
             lr=2e-3,
-            anchors=dict.fromkeys(PRESETS, LONG),
+            anchors=WIDE,
         ),
         Scale(
             name="shipped",

@@ -89,6 +89,7 @@ def _with_finer(spec: AnchorSpec) -> AnchorSpec:
 
 
 LONG = AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS)
+WIDE = dict.fromkeys(PRESETS, LONG)  # for small pictures, whose maps are coarse
 OURS = {"bananas": LONG, "scenes": FINE_ANCHORS}
 ANCHORS = {  # what a change of the anchors makes of the scale's own
     "D2L's": lambda own: TINY_SSD_ANCHORS,

@@ -9,7 +9,7 @@ export function iou(a, b) {
 }
 const area = (box) => f(f(box[2] - box[0]) * f(box[3] - box[1]));
 
-const clip = (value) => Math.min(1, Math.max(0, value));
+export const clip = (value) => Math.min(1, Math.max(0, value));
 
 /**
  * The pairs of an anchor and a class that score at least `score`, best first, at most `topK` of them:

@@ -1,5 +1,6 @@
 // A picture's pixels as Pillow would resize them, to the byte: the network was trained on Pillow's, and a
 // canvas resizes by other rules, which moves boxes.
+import { clip } from "./nms.js";
 
 const BITS = 22; // of the fixed-point weights
 
@@ -83,7 +84,6 @@ export function withBands(pixels, place, [height, width]) {
 
 /** A box in the square as shares of the picture alone; null where nothing of it is in the picture. */
 export function outOfSquare([x0, y0, x1, y1], { left, top, width, height }) {
-  const clip = (v) => Math.min(1, Math.max(0, v));
   const box = [clip((x0 - left) / width), clip((y0 - top) / height), clip((x1 - left) / width), clip((y1 - top) / height)];
   return box[2] > box[0] && box[3] > box[1] ? box : null;
 }

@@ -1,5 +1,6 @@
 // What the reader may take along: the picture with its boxes, and the numbers.
 import { colourOf, inkOn } from "./dom.js";
+import { said } from "./layers.js";
 import { outOfSquare } from "./pixels.js";
 
 /** Hand the reader a file. */
@@ -18,8 +19,9 @@ export function drawDetections({ shown, place }, found, classes) {
   const pen = canvas.getContext("2d"), type = Math.max(12, Math.round(Math.max(width, height) / 45));
   pen.drawImage(shown, Math.round(-place.left * shown.width), Math.round(-place.top * shown.height));
   pen.font = `600 ${type}px sans-serif`, pen.lineWidth = Math.max(2, type / 6), pen.textBaseline = "top";
-  for (const { box, label, score } of inPicture(found, place).reverse()) {
-    const [left, top, right, bottom] = box.map((v, i) => v * (i % 2 ? height : width)), text = `${classes[label]} ${score.toFixed(2)}`;
+  for (const one of inPicture(found, place).reverse()) {
+    const { box, label } = one, text = said(one, classes);
+    const [left, top, right, bottom] = box.map((v, i) => v * (i % 2 ? height : width));
     pen.strokeStyle = pen.fillStyle = colourOf(label);
     pen.strokeRect(left, top, right - left, bottom - top);
     const y = Math.max(0, top - type * 1.3);

@@ -1,6 +1,7 @@
 // The picture with boxes over it, and the maps of what every anchor says.
 import { colourOf, h, inkOn, s } from "./dom.js";
 import { mapShapes } from "./decode.js";
+import { clip } from "./nms.js";
 
 /** A canvas with an SVG of the same size over it; `draw` shows a picture and any number of boxes. */
 export function makeView() {
@@ -43,7 +44,7 @@ export function makeView() {
     },
     /** Where in the picture a pointer is, as shares of its sides. */
     at(event) {
-      const frame = over.getBoundingClientRect(), clip = (v) => Math.min(1, Math.max(0, v));
+      const frame = over.getBoundingClientRect();
       return [clip((event.clientX - frame.left) / frame.width), clip((event.clientY - frame.top) / frame.height)];
     },
   };
