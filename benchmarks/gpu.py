@@ -101,14 +101,11 @@ def floors(run: Any, batch: Batch, rate: dict[str, float]) -> dict[str, float]:
 
 def ours(batch: Batch, device: torch.device, graph: bool) -> tuple[Any, Callable[[], object]]:
     """A training run as `fit` makes it on this device, and its step."""
-    run = floor.make_run(batch, "auto", device=device.type)
-    there = batch.to(device)
-    if not graph:
-        return run, lambda: train.train_step(run, there)
-    recorded = capture.Recorded(lambda *tensors: train.train_step(run, Batch(*tensors)))
+    run = floor.make_run(batch, "auto", device=device.type, graph=graph)
+    there, advance = batch.to(device), train._step_function(run)
     for _ in range(capture.WARM_UP + 1):
-        recorded(*there)
-    return run, lambda: recorded(*there)
+        advance(there, None)
+    return run, lambda: advance(there, None)
 
 
 def theirs(d2l: ModuleType, batch: Batch, device: torch.device) -> Callable[[], object]:

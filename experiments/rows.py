@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import json
 import math
+import os
 import shutil
 import subprocess
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import d2lmini
 from d2lmini import checkpoint, data, runtime, train
 from d2lmini.data import Batch
 from d2lmini.detect import Detections, detect
@@ -34,7 +36,7 @@ WORK = ROOT / "runs" / "experiments"  # pictures, checkpoints, claims: nothing t
 FINAL = "final.safetensors"
 SIZES_AT = 256
 # Where a row ran and how often it was looked at: not what it is.
-ASIDE = ("device", "precision", "channels_last", "keep_allocations", "eval_every")
+ASIDE = ("device", "precision", "channels_last", "keep_allocations", "graph", "eval_every")
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
     return {
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
-        "versions": {**versions, "d2lmini": _version()},
+        "versions": {**versions, "d2lmini": d2lmini.__version__},
         "device": str(device.type),
         "precision": str(runtime.pick_precision("auto", device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -161,16 +163,12 @@ def provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _version() -> str | None:
-    try:
-        return importlib.metadata.version("d2lmini")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 @functools.cache
 def _commit() -> str | None:
-    """The commit that is checked out, with a + when the code was changed since."""
+    """The commit that is checked out, with a + when the code was changed since.
+
+    Where the code was copied without its history, the environment variable `SOURCE_COMMIT` may say it.
+    """
     try:
         head, changed = (
             subprocess.run(
@@ -182,7 +180,7 @@ def _commit() -> str | None:
             )
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("SOURCE_COMMIT")
     return head + ("+" if changed else "")
 
 
@@ -219,7 +217,9 @@ def _trained(
     if (folder / FINAL).exists():
         model, info = checkpoint.load_model(folder / FINAL)
         return model.to(runtime.pick_device(device)), info.notes["history"], info.notes["diverged"]
-    config = replace(setting.config, device=device)
+    # On a card whole steps are recorded: so small a network waits for Python otherwise.
+    graph = runtime.pick_device(device).type == "cuda"
+    config = replace(setting.config, device=device, graph=graph)
     classes = data.PRESETS[row.preset]
     model = _network(setting, len(classes))
     history: list[dict[str, Any]] = []

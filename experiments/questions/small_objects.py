@@ -16,6 +16,8 @@ QUESTION = Question(
     },
     more={
         "anchors of 256 pixels": {"anchors": "of 256 pixels"},
+        "pictures × 1/2": {"size_times": 0.5},
+        "pictures × 3/2": {"size_times": 1.5},
         "pictures × 2": {"size_times": 2},
         "D2L as published": D2L,
     },
