@@ -119,8 +119,7 @@ def giou_loss(offsets: Tensor, wanted: Tensor) -> Tensor:
     >>> giou_loss(torch.zeros(4), torch.tensor([10.0, 0.0, 0.0, 0.0]))  # side by side, touching
     tensor(1.)
     """
-    unit = offsets.new_full((4,), 0.5)
-    unit[:2] = -0.5
+    unit = torch.arange(4, dtype=offsets.dtype, device=offsets.device) // 2 - 0.5  # -.5, -.5, .5, .5
     a, b = decode(unit, offsets), decode(unit, wanted)
     low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
     inter = box_area(torch.cat([low, high], dim=-1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -47,7 +48,7 @@ class PretendDevice(TorchFunctionMode):
             kwargs["device"] = "cpu"
         args = tuple(torch.device("cpu") if _is_cuda(a) else a for a in args)
         name = getattr(func, "__name__", "")
-        if name in WAITS or (name in ("__getitem__", "__setitem__") and _picks_by_mask(args[1])):
+        if name in WAITS or (name in ("__getitem__", "__setitem__") and _asks_the_processor(args[1])):
             self.waits[name] += 1
         return func(*args, **kwargs)
 
@@ -56,6 +57,8 @@ def _is_cuda(argument: object) -> bool:
     return isinstance(argument, torch.device) and argument.type == "cuda"
 
 
-def _picks_by_mask(index: object) -> bool:
+def _asks_the_processor(index: object) -> bool:
+    """A mask has to be counted, and a list of places is sent to the device (which breaks a graph)."""
     parts = index if isinstance(index, tuple) else (index,)
-    return any(isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in parts)
+    masks = (isinstance(part, torch.Tensor) and part.dtype == torch.bool for part in parts)
+    return any(masks) or any(isinstance(part, (list, np.ndarray)) for part in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -90,8 +91,15 @@ def steps(run, advance, count=5):
     return torch.stack(losses)
 
 
+LOSSES = [
+    LossConfig(),
+    LossConfig(cls="focal", negatives=None, box="l1"),
+    LossConfig(box="giou", cls_normaliser="anchors"),
+]
+
+
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(cls="focal", negatives=None, box="l1")])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_a_replayed_training_step_is_the_training_step(monkeypatch, optimiser, loss):
     """Augmentation, matching, forward, losses, backward, clipping, update: nothing of it is Python's."""
     monkeypatch.setattr(capture, "record", replay.record)
@@ -106,9 +114,10 @@ def test_a_replayed_training_step_is_the_training_step(monkeypatch, optimiser, l
 
 
 @pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
-def test_a_training_step_never_waits_for_the_device(optimiser):
+@pytest.mark.parametrize("loss", [*LOSSES, LossConfig(mining="random")])
+def test_a_training_step_never_waits_for_the_device(optimiser, loss):
     with PretendDevice() as device:
-        run = start(optimiser=optimiser)
+        run = start(optimiser=optimiser, loss=loss)
         batch, lots = next(train._batches(run))
         train._set_rate(run)
         device.waits.clear()
@@ -117,6 +126,16 @@ def test_a_training_step_never_waits_for_the_device(optimiser):
         assert not device.waits, device.waits
         assert all(group["fused"] for group in run.optimiser.param_groups)
         assert all(isinstance(group["lr"], torch.Tensor) for group in run.optimiser.param_groups)
+
+
+def test_the_pretended_device_notices_what_is_sent_to_it():
+    with PretendDevice() as device:
+        x = torch.zeros(2, 3)
+        x[:, 1:], x[0] = x[:, 1:] + 1, 2.0
+        assert not device.waits
+        x[:, [2, 0]]
+        x[np.array([1])] = 1.0
+    assert device.waits == {"__getitem__": 1, "__setitem__": 1}
 
 
 def test_a_training_step_on_tensors_without_numbers():

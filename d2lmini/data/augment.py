@@ -184,7 +184,8 @@ def _windows(boxes: Tensor, labels: Tensor, config: AugmentConfig, lots: Lots) -
         # Crops are chosen on the canvas, so that a zoomed-out object can be cropped to as well.
         seen = _relative(boxes, windows)  # (N, G, 4)
         windows = _compose(windows, _crops(seen, labels, config, lots))
-    mirrored = windows[:, [2, 1, 0, 3]]
+    left, top, right, bottom = windows.unbind(1)  # a list as an index would be sent to the device
+    mirrored = torch.stack([right, top, left, bottom], dim=1)
     return torch.where((lots.flip < config.flip)[:, None], mirrored, windows)
 
 
