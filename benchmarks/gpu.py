@@ -26,7 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import floor, machine, peer, published, step
+from benchmarks import floor, machine, peer, published, report, step
+from benchmarks.curve import FOLDER
 from benchmarks.growth import wait
 from d2lmini import capture, runtime, train
 from d2lmini.data import Batch, Synthetic, load
@@ -223,10 +224,11 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write `benchmarks/results/gpu-DATE.json`."""
+    """Measure, and write `benchmarks/results/gpu-DATE.json`, the page on speed's copy and README's table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES), help="pictures a step")
     parser.add_argument("--repeats", type=int, default=20, help="timed calls of each kind (20)")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
     parser.add_argument("--no-d2l", action="store_true", help="leave D2L's own code out")
     options = parser.parse_args(arguments)
     if min(options.repeats, *options.batches) < 1:
@@ -240,8 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = measure(device, options.batches, options.repeats, d2l)
     result = {"date": machine.today(), "machine": machine.describe()} | result
     path = machine.RESULTS / f"gpu-{result['date']}.json"
-    machine.write_json(path, result)
-    _say(f"kept in {path}")
+    for place in (path, FOLDER / "gpu.json"):
+        machine.write_json(place, result)
+    text = report.card_table(result)
+    if options.readme:
+        report.put_into_readme(text, name="gpu")
+    _say(f"{text}\nkept in {path}")
     return 0
 
 

@@ -88,7 +88,8 @@ def recipe_table(rows: list[dict[str, Any]], d2l: dict[str, Any]) -> str:
     for preset in dict.fromkeys(row["recipe"].split(", ")[1] for row in rows):
         mine = [row for row in rows if row["recipe"].endswith(preset)]
         minutes = sum(row["drawing_seconds"] + row["fit_seconds"] for row in mine) / len(mine) / 60
-        name = f"{preset}, this package, mean of {len(mine)} seeds"
+        seeds = f"mean of {len(mine)} seeds" if len(mine) > 1 else "1 seed"
+        name = f"{preset}, this package, {seeds}"
         lines.append(_run_line(name, mine, minutes))
     return "\n".join(lines)
 
@@ -104,3 +105,34 @@ def _run_line(name: str, rows: list[dict[str, Any]], minutes: float) -> str:
 
     pairs = [f"{mean(key):.2e} ({mean(f'background_{key}'):.2e})" for key in ("class_error", "box_mae")]
     return f"| {' | '.join([name, spread('ap50'), spread('ap'), *pairs, f'{minutes:.1f}'])} |"
+
+
+def card_table(result: dict[str, Any]) -> str:
+    """What `benchmarks.gpu` measured on one card: steps, detection, and the `bananas` recipe as a whole."""
+    card, versions = result["machine"], result["machine"]["versions"]
+    lines = [
+        "| work | D2L | ours, step by step | ours, as a graph | faster |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in result["training"]:
+        ours = (duration(row["eager_ms"]), duration(row["graph_ms"]))
+        lines.append(_card_line(f"training step, batch {row['batch']}", row, *ours))
+    for row in result["detection"]:
+        lines.append(
+            _card_line(f"network and detection, batch {row['batch']}", row, duration(row["ours_ms"]), "")
+        )
+    run = result["runs"][-1]
+    seconds = f"{run['seconds']:.1f} s to AP50 {run['ap50']:.3f}"
+    lines.append(f"| the recipe `bananas` from start to scores | | | {seconds} | |")
+    share = max(row["of_floor"] for row in result["training"])
+    note = (
+        f"{card['gpu']}, torch {card['torch']}, d2l {versions['d2l'] or 'not measured'}; {result['date']}. "
+        f"A recorded step reaches up to {share:.0%} of what the card's memory would allow."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def _card_line(name: str, row: dict[str, Any], eager: str, graph: str) -> str:
+    d2l = duration(row["d2l_ms"]) if "d2l_ms" in row else ""
+    ratio = times(row["times_d2l"]) if "times_d2l" in row else ""
+    return f"| {name} | {d2l} | {eager} | {graph} | {ratio} |"

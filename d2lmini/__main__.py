@@ -473,7 +473,7 @@ def _add_train(commands: Any) -> None:
         ("sigma", float, "σ of smooth L1"),
         ("gamma", float, "γ of focal loss"),
         ("alpha", float, "α of focal loss: weight of the foreground"),
-        ("negatives", float, "hard negatives per positive"),
+        ("negatives", float, "hard negatives per positive (of a folder: 3)"),
         ("cls-weight", float, "weight of the class loss"),
         ("box-weight", float, "weight of the box loss"),
     ):
@@ -482,7 +482,9 @@ def _add_train(commands: Any) -> None:
     g.add_argument("--cls", choices=CLASS_LOSSES, help="class loss", default=default)
     g.add_argument("--box", choices=BOX_LOSSES, help="box loss", default=default)
     g.add_argument("--fixed-anchors", action="store_true", help="of a folder: not those of its boxes")
-    g.add_argument("--all-negatives", action="store_true", help="no mining: every anchor counts")
+    g.add_argument(
+        "--all-negatives", action="store_true", help="no mining: every anchor counts (generated sets)"
+    )
     g.add_argument("--no-augment", action="store_true", help="pictures as they are")
     g = p.add_argument_group("network")
     g.add_argument("--start", choices=STARTS, help=f"whose trunk to begin with (folders: {STARTS[0]})")

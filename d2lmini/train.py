@@ -66,12 +66,13 @@ class TrainConfig:
     warm-up of `warmup` (share of all steps), then down a cosine to 0 (`schedule` "one_cycle"), or all
     the time ("constant"). `optimiser` is "adamw" or "sgd" (Nesterov, `momentum`); gradients are clipped
     to the norm `clip` (None: never). `prior`: a new network believes in an object with this probability
-    (`set_prior`; None: as it comes). `iou_threshold` is that of matching. `precision`, `device`: "auto"
-    or a name (see `runtime`). `augment` None: pictures as they are. `fit` is how photographs got into the
-    network's square ("stretch" or "letterbox", see `data.annotated`); training does not change with it,
-    but a checkpoint has to tell. `keep_allocations` see `runtime.keep_allocations`. `eval_every` epochs,
-    and after the last one, the validation set is scored; `patience` scores without a better AP in a row
-    end the run (None: it goes to the end, where one-cycle earns most).
+    (`set_prior`; None: as it comes). All negatives count in the `loss`: after such a start they do better
+    than SSD's hard ones (the question class_loss of `experiments/`). `iou_threshold` is that of matching.
+    `precision`, `device`: "auto" or a name (see `runtime`). `augment` None: pictures as they are. `fit` is
+    how photographs got into the network's square ("stretch" or "letterbox", see `data.annotated`); training
+    does not change with it, but a checkpoint has to tell. `keep_allocations` see `runtime.keep_allocations`.
+    `eval_every` epochs, and after the last one, the validation set is scored; `patience` scores without a
+    better AP in a row end the run (None: it goes to the end, where one-cycle earns most).
 
     `compile` sends the network through torch.compile; `graph` records a whole step as a CUDA graph; where
     either cannot be had, a warning says so and the run goes on without. `sync_batch_norm` normalises by the
@@ -88,9 +89,9 @@ class TrainConfig:
     warmup: float = 0.15
     schedule: str = "one_cycle"
     clip: float | None = 5.0
-    prior: float | None = None
+    prior: float | None = 0.01
     iou_threshold: float = 0.5
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = field(default_factory=lambda: LossConfig(negatives=None))
     augment: AugmentConfig | None = field(default_factory=AugmentConfig)
     anchors: AnchorSpec = TINY_SSD_ANCHORS
     fit: str = "stretch"
@@ -155,7 +156,8 @@ RECIPES = {
     ),
     "scenes": Recipe(256, 3000, TrainConfig(epochs=8, augment=MILD, anchors=FINE_ANCHORS)),
 }
-FOLDER_RECIPE = Recipe(256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS))  # `tailor` fits it to a folder
+# `tailor` fits it to a folder. Hard negatives: what all of them do to a few hundred pictures is not measured.
+FOLDER_RECIPE = Recipe(256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS, loss=LossConfig(), prior=None))
 
 
 def recipe(data: str = "bananas") -> Recipe:
@@ -832,7 +834,7 @@ def config_from_record(record: dict[str, Any]) -> TrainConfig:
     if values["augment"] is not None:
         values["augment"] = AugmentConfig(**values["augment"])
     values["anchors"] = AnchorSpec(**values["anchors"])
-    return replace(TrainConfig(), **values)
+    return replace(TrainConfig(prior=None), **values)  # None: of runs older than the option
 
 
 def _check_same(saved: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

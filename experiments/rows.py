@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -11,7 +12,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -167,8 +168,11 @@ def provenance(device: torch.device) -> dict[str, Any]:
 def _commit() -> str | None:
     """The commit that is checked out, with a + when the code was changed since.
 
-    Where the code was copied without its history, the environment variable `SOURCE_COMMIT` may say it.
+    The environment variable `SOURCE_COMMIT` says it where the code is a copy without that history.
     """
+    said = os.environ.get("SOURCE_COMMIT")
+    if said:
+        return said
     try:
         head, changed = (
             subprocess.run(
@@ -180,7 +184,7 @@ def _commit() -> str | None:
             )
         )
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("SOURCE_COMMIT")
+        return None
     return head + ("+" if changed else "")
 
 
@@ -270,16 +274,36 @@ def _held_out(preset: str, setting: Setting) -> Batch:
     return batch.select(full[: setting.held_out])
 
 
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether the lock on a file is this process's until the block ends; it ends with the process, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # a system without such locks: run one process
+            yield True
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 @functools.lru_cache(maxsize=4)
 def pictures(preset: str, split: str, size: int, count: int) -> Batch:
-    """Pictures drawn once for all rows and processes: kept in a file, of which others read a part."""
-    for path in sorted((WORK / "pictures").glob(f"{preset}-{split}-{size}-*.safetensors")):
-        if int(path.stem.rpartition("-")[2]) >= count:
-            return Batch(**checkpoint.load_tensors(path)[0]).select(slice(count))
-    batch = data.load(data.open_data(preset, split, size=size, count=count), workers=0)
-    path = WORK / "pictures" / f"{preset}-{split}-{size}-{count}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_tensors(path, batch._asdict(), {})
+    """Pictures drawn once for all rows and processes: kept in a file, of which others read a part.
+
+    While one process draws, others that want the same wait for it.
+    """
+    folder, name = WORK / "pictures", f"{preset}-{split}-{size}"
+    with locked(folder / f"{name}.lock", wait=True):
+        for path in sorted(folder.glob(f"{name}-*.safetensors")):
+            if int(path.stem.rpartition("-")[2]) >= count:
+                return Batch(**checkpoint.load_tensors(path)[0]).select(slice(count))
+        batch = data.load(data.open_data(preset, split, size=size, count=count), workers=0)
+        checkpoint.save_tensors(folder / f"{name}-{count}.safetensors", batch._asdict(), {})
     return batch
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
 from d2lmini.data.augment import AugmentConfig
+from d2lmini.losses import LossConfig
 from d2lmini.train import FINE_ANCHORS, LONG_RATIOS, TrainConfig
 
 PRESETS = ("bananas", "scenes")
@@ -60,7 +61,10 @@ class Scale:
     shipped: bool = False
 
     def base(self, preset: str) -> Setting:
-        """The recipe of this book at this scale. All that a package's default could move is stated."""
+        """What every variant departs from at this scale. All that a package's default could move is stated.
+
+        It is this book's recipe with SSD's hard negatives: what speaks for all of them is one of the rows.
+        """
         config = TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -70,6 +74,8 @@ class Scale:
             warmup=0.15,
             clip=5.0,
             iou_threshold=0.5,
+            loss=LossConfig(),  # SSD's: three hard negatives per positive
+            prior=None,
             augment=AugmentConfig(flip=0.5, colour=0.3, expand=0, crop=0),
             anchors=self.anchors[preset],
             eval_every=max(1, self.epochs // 2),

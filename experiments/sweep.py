@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +62,9 @@ def find(name: str) -> Row:
     raise ValueError(f"no question has a row {name!r}: python -m experiments list shows the names")
 
 
-@contextlib.contextmanager
-def claim(row: Row) -> Iterator[bool]:
+def claim(row: Row) -> contextlib.AbstractContextManager[bool]:
     """Whether this process may compute a row (and all that share its training) until the block ends."""
-    import fcntl  # POSIX only: without it, run one process
-
-    folder = rows.WORK / "claims"
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / row.trained_as.name.replace("/", "--"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+    return rows.locked(rows.WORK / "claims" / row.trained_as.name.replace("/", "--"))
 
 
 class Sweep:

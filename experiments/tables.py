@@ -97,6 +97,7 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
     least = 1 if SCALES[scale].shipped else LEAST_SEEDS
     for name, mine in found.items():
         if not mine:
+            before = []  # no step is taken over a missing rung
             continue
         line = {"variant": name, "changes": dict(question.every[name]), **summary(mine)}
         setting = resolve(SCALES[scale], preset, question.every[name])

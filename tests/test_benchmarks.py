@@ -12,6 +12,7 @@ from benchmarks import __main__ as command
 from benchmarks import machine, micro, recipe_d2l, report, step, timing
 from d2lmini import d2l as adapters
 from d2lmini.anchors import make_anchors
+from d2lmini.widgets.speed import measured
 
 ROW = {
     "group": "nms",
@@ -116,6 +117,19 @@ def test_table_has_a_line_for_every_row():
     assert "Chip, 2 threads, Python 3.11, torch 2; 2026-01-31" in text
     assert report.times(6.24) == "6.2 ×"
     assert report.duration(2880) == "2,880 ms"
+
+
+def test_readme_and_the_page_on_speed_have_what_the_newest_run_on_a_card_measured():
+    newest = sorted(machine.RESULTS.glob("gpu-*.json"))[-1]
+    result = json.loads(newest.read_text())
+    text = report.card_table(result)
+    _, _, rest = report.README.read_text().partition("<!-- gpu -->\n")
+    assert rest.partition("\n<!-- /gpu -->")[0] == text
+    assert measured("gpu") == result
+    for row in result["training"]:
+        assert f"batch {row['batch']} | {report.duration(row['d2l_ms'])} |" in text
+    without = report.card_table({**result, "detection": [{"batch": 1, "ours_ms": 12.0}]})
+    assert "| network and detection, batch 1 |  | 12.0 ms |  |  |" in without
 
 
 def test_table_goes_between_the_markers_of_the_readme(tmp_path):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from d2lmini import evaluate
+from d2lmini import evaluate, train
 from d2lmini.detect import Detections
 from d2lmini.losses import LossConfig
 from experiments import __main__ as command
@@ -70,12 +70,20 @@ def test_d2ls_recipe_is_what_d2l_publishes():
     assert config.anchors.sizes[0] == (0.2, 0.272)
 
 
-def test_the_ladder_ends_at_the_base_recipe_and_each_step_takes_something_back():
+def test_the_ladder_takes_one_thing_back_at_each_step_and_ends_at_the_recipe_that_fit_uses():
     ladder = QUESTIONS["ladder"].variants
-    climb = [changes for name, changes in ladder.items() if name.startswith(("D2L as", "+"))]
+    *climb, ours = [changes for name, changes in ladder.items() if name.startswith(("D2L as", "+"))]
     assert climb[-1] == {}
     for before, after in itertools.pairwise(climb):
         assert after.items() < before.items()
+    for preset in ("bananas", "scenes"):
+        config, used = resolve(SCALES["full"], preset, ours).config, train.recipe(preset).config
+        assert (config.loss, config.prior) == (used.loss, used.prior)
+        assert used.loss == train.TrainConfig().loss
+        assert used.prior == train.TrainConfig().prior
+        names = ("optimiser", "lr", "weight_decay", "warmup", "schedule", "clip", "iou_threshold", "augment")
+        for name in (*names, "anchors", "batch_size"):
+            assert getattr(config, name) == getattr(used, name), name
 
 
 def test_changes_do_what_they_say():
@@ -289,6 +297,25 @@ def test_luck_of_the_pictures_that_both_share_cancels():
     assert paired["high"] - paired["low"] < 0.5 * wide
 
 
+def test_a_ladder_takes_no_step_over_a_missing_rung(place):
+    ladder = QUESTIONS["ladder"]
+    first, second, third, *_ = ladder.variants.values()
+    model = sweep.rows_of([ladder], "small", presets=["bananas"])
+    for row in model:
+        if dict(row.changes) in (dict(first), dict(third)):
+            rows.write(row.path(place), json.loads(row.path().read_text("utf8")))
+    lines = tables.build("small", place)["questions"]["ladder"]["presets"]["bananas"]
+    names = list(ladder.variants)
+    assert [line["variant"] for line in lines] == [names[0], names[2]]
+    assert lines[1]["against"]
+    assert not lines[1]["step"]
+    for row in model:
+        if dict(row.changes) == dict(second):
+            rows.write(row.path(place), json.loads(row.path().read_text("utf8")))
+    lines = tables.build("small", place)["questions"]["ladder"]["presets"]["bananas"]
+    assert lines[2]["step"]
+
+
 def test_tables_hold_the_mean_and_spread_of_the_rows(place, monkeypatch):
     todo = [dataclasses.replace(TINY, seed=s, changes=c) for c in ({}, {"loss.box": "l1"}) for s in (0, 1)]
     sweep.Sweep(todo, place).run()
@@ -331,6 +358,8 @@ def test_several_processes_share_a_sweep(tmp_path):
     script = (
         "import sys; from pathlib import Path; from experiments import rows, sweep\n"
         "rows.WORK = Path(sys.argv[1]) / 'work'\n"
+        "draw = rows.data.load\n"
+        "rows.data.load = lambda *a, **k: print('drawn', flush=True) or draw(*a, **k)\n"
         "todo = [rows.Row('tiny', 'bananas', {}, s) for s in range(4)]\n"
         "sweep.Sweep(todo, Path(sys.argv[1])).run()\n"
     )
@@ -340,12 +369,13 @@ def test_several_processes_share_a_sweep(tmp_path):
     out = "".join(process.communicate()[0] for process in processes)
     assert all(process.returncode == 0 for process in processes)
     assert out.count("AP50") - out.count("epoch") == 4
+    assert out.count("drawn") == 2  # training and held-out pictures: one process draws, the others read
     assert len(list(tmp_path.glob("tiny/bananas/*.json"))) == 4
 
 
 def test_list_and_mistakes(place, capsys):
     command.main(["list", "ladder", "--scale", "tiny", "--presets", "bananas", "--results", str(place)])
-    assert capsys.readouterr().out.endswith("0 of 24 rows are there\n")
+    assert capsys.readouterr().out.endswith("0 of 27 rows are there\n")
     with pytest.raises(SystemExit):
         command.main(["run", "riddle"])
     assert "no question is called riddle" in capsys.readouterr().err

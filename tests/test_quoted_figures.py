@@ -2,8 +2,9 @@
 
 A markdown cell that quotes results carries a tag such as `results:ladder`, or `results:suppression:shipped`
 for another scale than small. Every number in it with a decimal
-point must be a value of that question's table, rounded to as many digits as are quoted; what is not a
-result (γ = 0.5) has to be the value of some option of the question's variants, or of its curves.
+point must be a value of that question's table (of one of them, where a cell has several tags), rounded to
+as many digits as are quoted; what is not a result (γ = 0.5) has to be the value of some option of the
+question's variants, or of its curves.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ NUMBER = re.compile(r"(?<![\w.])[+−-]?\d+\.\d+(?![\w.]*\d)")
 TAG = re.compile(r"results:(\w+)(?::(\w+))?$")
 
 
-def quoting() -> Iterator[tuple[str, int, tuple[str, str], str]]:
-    """Notebook, cell, (question, scale) and text of every cell that quotes results."""
+def quoting() -> Iterator[tuple[str, int, list[tuple[str, str]], str]]:
+    """Notebook, cell, its (question, scale) pairs and text, of every cell that quotes results."""
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         for i, cell in enumerate(nbformat.read(path, as_version=4).cells):
-            for tag in cell.metadata.get("tags", []):
-                if match := TAG.match(tag):
-                    yield path.stem, i, (match[1], match[2] or "small"), cell.source
+            found = [match for tag in cell.metadata.get("tags", []) if (match := TAG.match(tag))]
+            if found:
+                yield path.stem, i, [(match[1], match[2] or "small") for match in found], cell.source
 
 
 def quoted(text: str) -> list[str]:
@@ -77,18 +78,18 @@ def known_numbers(question: str, scale: str) -> list[float]:
 CELLS = list(quoting())
 
 
-NAMES = [f"{page}-{cell}-{'-'.join(result)}" for page, cell, result, _ in CELLS]
+NAMES = [f"{page}-{cell}-{'-'.join(results[0])}" for page, cell, results, _ in CELLS]
 
 
-@pytest.mark.parametrize(("page", "cell", "result", "text"), CELLS, ids=NAMES)
-def test_every_quoted_figure_is_in_the_table(page, cell, result, text):
-    known = known_numbers(*result)
+@pytest.mark.parametrize(("page", "cell", "results", "text"), CELLS, ids=NAMES)
+def test_every_quoted_figure_is_in_the_table(page, cell, results, text):
+    known = [n for result in results for n in known_numbers(*result)]
     missing = [figure for figure in quoted(text) if not is_there(figure, known)]
-    assert not missing, f"{page}, cell {cell}: not in the table of {result}: {missing}"
+    assert not missing, f"{page}, cell {cell}: not in the tables of {results}: {missing}"
 
 
 def test_results_are_quoted_in_the_chapters_they_belong_to():
-    pages = {(page, result) for page, _, result, _ in CELLS}
+    pages = {(page, result) for page, _, results, _ in CELLS for result in results}
     for path in RESULTS.glob("experiments-*.json"):
         table = json.loads(path.read_text("utf8"))
         for name, question in table["questions"].items():

@@ -164,8 +164,9 @@ def focal_loss(
         },
         caption=(
             "γ silences anchors that are already classified well. Before training there are none, so it "
-            "changes little; with a start bias, or after training, it takes the loss away from easy "
-            "negatives. α shifts what is left between objects and background."
+            "changes little. With a start bias it takes the loss away from easy negatives; a network that "
+            "was trained with all of them has little left to take. α shifts what is left between objects "
+            "and background."
         ),
         fallback=show.plot_panels(GAMMAS, panels, xlabel="γ (α = 0.5)", ylims=((0, 1.02), (0, 1.02))),
     )

@@ -19,7 +19,8 @@ RESULTS = HERE / "results"
 
 
 def measured(name: str) -> dict[str, Any]:
-    """What a benchmark left for the page: "targets-curve", "step-anatomy", "floor" or "growth-cpu".
+    """What a benchmark left for the page: "targets-curve", "step-anatomy", "floor", "growth-cpu"
+    or "gpu".
 
     Raises ValueError naming those that exist.
     """

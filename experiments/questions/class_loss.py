@@ -1,4 +1,4 @@
-from experiments.recipes import CLASS_LOSS, D2L
+from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L
 from experiments.setting import Question
 
 QUESTION = Question(
@@ -14,9 +14,9 @@ QUESTION = Question(
         "random, 3 : 1": {"loss.mining": "random"},
         "hard, 1 : 1": {"loss.negatives": 1.0},
         "hard, 10 : 1": {"loss.negatives": 10.0},
+        "all, over positives, start bias": ALL_NEGATIVES,
     },
     more={
-        "all, over positives, start bias": {"loss.negatives": None, "prior": 0.01},
         "mean over all anchors, start bias": {**CLASS_LOSS, "prior": 0.01},
         "D2L as published": D2L,
     },

@@ -1,4 +1,5 @@
 from experiments.recipes import (
+    ALL_NEGATIVES,
     ANCHORS,
     AUGMENTATION,
     BOX_LOSS,
@@ -26,7 +27,8 @@ QUESTION = Question(
         "+ hard negatives, over positives": CLIMB[3],
         "+ smooth L1": CLIMB[4],
         "+ anchors that fit": CLIMB[5],
-        "+ flips and colours: ours": without(D2L, *STEPS, AUGMENTATION),
+        "+ flips and colours": without(D2L, *STEPS, AUGMENTATION),
+        "+ all negatives, start bias: ours": ALL_NEGATIVES,
         # 1/4: the mean over the positives' four numbers, where ours is a sum over the four
         "D2L, box loss over positives": {**without(D2L, BOX_MEAN), "loss.box_weight": 0.25},
     },
