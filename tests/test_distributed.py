@@ -15,6 +15,7 @@ from torch import nn
 from d2lmini import checkpoint, distributed, train
 from d2lmini.data.augment import AugmentConfig
 from d2lmini.distributed import Ranks, SyncBatchNorm, joined, synchronise_batch_norm
+from d2lmini.model import set_prior
 from d2lmini.train import Interrupted, fit
 
 from . import ranks
@@ -154,9 +155,10 @@ def trained(out=None, **options):
     resume, stop = options.pop("resume", False), options.pop("stop", None)
     if stop is not None:
         _stop_at(stop)
-    data = squares(33), squares(11, seed=1)
+    data, model = (squares(33), squares(11, seed=1)), small_model()
+    set_prior(model, 0.01)  # as `fit` does for a network of its own; without it the first steps are wild
     try:
-        result = fit(*data, CLASSES, config(**(settings | options)), model=small_model(), progress=False,
+        result = fit(*data, CLASSES, config(**(settings | options)), model=model, progress=False,
                      out=out, resume=resume)  # fmt: skip
     except Interrupted as stopped:
         return str(stopped)
