@@ -22,7 +22,8 @@ UPDATES: Changes = {
     "clip": None,
     "batch_times": 2,
 }
-ALL_NEGATIVES: Changes = {"loss.negatives": None, "prior": 0.01}  # what this book settled on
+START_BIAS: Changes = {"prior": 0.01}
+ALL_NEGATIVES: Changes = {"loss.negatives": None, **START_BIAS}  # what this book settled on
 D2L: Changes = {**AUGMENTATION, **ANCHORS, **BOX_LOSS, **CLASS_LOSS, **BOX_MEAN, **UPDATES}
 
 

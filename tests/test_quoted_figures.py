@@ -1,10 +1,9 @@
 """No figure of an experiment stands in prose that is not in its table.
 
 A markdown cell that quotes results carries a tag such as `results:ladder`, or `results:suppression:shipped`
-for another scale than small. Every number in it with a decimal
-point must be a value of that question's table (of one of them, where a cell has several tags), rounded to
-as many digits as are quoted; what is not a result (γ = 0.5) has to be the value of some option of the
-question's variants, or of its curves.
+for another scale than small. Every number in it with a decimal point must be a value of that question's
+table (of one of them, where a cell has several tags), rounded to as many digits as are quoted; what is not
+a result (γ = 0.5) has to be the value of some option of the question's variants, or of its curves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L
+from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L, START_BIAS
 from experiments.setting import Question
 
 QUESTION = Question(
@@ -17,7 +17,7 @@ QUESTION = Question(
         "all, over positives, start bias": ALL_NEGATIVES,
     },
     more={
-        "mean over all anchors, start bias": {**CLASS_LOSS, "prior": 0.01},
+        "mean over all anchors, start bias": {**CLASS_LOSS, **START_BIAS},
         "D2L as published": D2L,
     },
     baseline="hard, 3 : 1",

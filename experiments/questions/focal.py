@@ -1,8 +1,8 @@
-from experiments.recipes import D2L
+from experiments.recipes import ALL_NEGATIVES, D2L
+from experiments.recipes import START_BIAS as BIAS
 from experiments.setting import Question
 
 FOCAL = {"loss.cls": "focal", "loss.negatives": None}
-BIAS = {"prior": 0.01}
 SGD = {"optimiser": "sgd", "lr": 0.01}
 
 QUESTION = Question(
@@ -14,7 +14,7 @@ QUESTION = Question(
     variants={
         "hard negatives, 3 : 1": {},
         "γ = 0": {"loss.negatives": None},
-        "γ = 0, start bias": {"loss.negatives": None, **BIAS},
+        "γ = 0, start bias": ALL_NEGATIVES,
         "γ = 2": {**FOCAL, "loss.gamma": 2.0},
         "γ = 2, start bias": {**FOCAL, "loss.gamma": 2.0, **BIAS},
         "γ = 2, α = 0.25": {**FOCAL, "loss.gamma": 2.0, "loss.alpha": 0.25},
