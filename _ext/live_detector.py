@@ -11,7 +11,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 from d2lmini.checkpoint import pretrained
-from d2lmini.export import save_weights_script
+from d2lmini.interop.export import save_weights_script
 from d2lmini.live import live_script
 
 DETECTOR = "scenes"

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks import floor, machine, micro, peer, report, step
 from benchmarks.timing import QUICK, Effort
-from d2lmini import runtime
+from d2lmini.engine import devices
 
 GROUPS = (*micro.GROUPS, "step")
 FLOOR = "floor"  # has no peer, and a file of its own
@@ -24,7 +24,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--only", default=",".join((*GROUPS, FLOOR)), help=f"some of {','.join((*GROUPS, FLOOR))}"
     )
     parser.add_argument("--quick", action="store_true", help="few repetitions, nothing is written")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the table into benchmarks/README.md")
     parser.add_argument("--rounds", type=int, default=3, help="child processes of each kind of step")
     parser.add_argument("--steps", type=int, default=6, help="steps timed in each of them")
     options = parser.parse_args(arguments)
@@ -41,7 +41,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The rows of the groups that were asked for."""
     # As `fit` runs: large buffers stay with the process, for both sides. Without it the kernel faults them in
     # again on every call, and that takes longer than the work. The training steps have their own processes.
-    runtime.keep_allocations()
+    devices.disable_malloc_trim()
     d2l = peer.load()
     yield from micro.run(d2l, set(options.only), QUICK if options.quick else Effort())
     if "step" in options.only:

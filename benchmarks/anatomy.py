@@ -5,9 +5,9 @@ own, in turn, because how glibc hands out memory is a setting of the process. A 
 first, then runs some under torch's profiler; a part's milliseconds are its share there of the time here,
 since the profiler itself slows a step down.
 
-It runs on one thread and counts the processor's time, the kernel's for this process included: on a
-machine of its own that is the time of a step, and on a busy one the wait for others is left out. The page
-on speed draws the result.
+It runs on one thread and counts CPU time, the kernel's for this process included: on a machine of its own
+that is the time of a step, and on a busy one the wait for others is left out. The page on speed draws the
+result.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import machine, peer, published, step
 from benchmarks.curve import FOLDER
-from d2lmini import runtime, train
-from d2lmini.train import TrainConfig
+from d2lmini import train
+from d2lmini.engine import devices
 
 PARTS = (
     "convolutions",
@@ -45,7 +45,7 @@ OPERATORS = {
     "losses": ("log_softmax", "nll_loss"),
 }
 RANGES = {"anchors": PARTS[3], "matching": PARTS[3], "losses": PARTS[4]}
-# name: (keep allocations, channels last, precision); None is D2L's own step
+# name: (malloc trim disabled, channels last, precision); None is D2L's own step
 VARIANTS: dict[str, tuple[bool, bool, str] | None] = {
     "D2L's step, as published": None,
     "this package": (False, False, "float32"),
@@ -58,39 +58,34 @@ VARIANTS: dict[str, tuple[bool, bool, str] | None] = {
 def steps_of(name: str) -> Callable[[], object]:
     """A function that does one training step of a variant."""
     torch.manual_seed(0)
-    batch = step.pictures(step.BATCH)
+    batch = step.random_batch(step.BATCH)
     settings = VARIANTS[name]
     if settings is None:
         d2l = peer.load()
-        _ranged(d2l, "multibox_prior", "anchors")
-        _ranged(d2l, "multibox_target", "matching")
-        _ranged(published, "published_loss", "losses")
+        d2l.multibox_prior = in_range(d2l.multibox_prior, "anchors")
+        d2l.multibox_target = in_range(d2l.multibox_target, "matching")
+        published.published_loss = in_range(published.published_loss, "losses")
         net = published.PublishedSSD(d2l).train()
-        optimiser = published.make_optimiser(net)
+        optimizer = published.make_optimizer(net)
         images, rows = batch.images.float(), step.truth(batch)
-        return lambda: published.train_step(net, optimiser, images, rows)
+        return lambda: published.train_step(net, optimizer, images, rows)
     keep, last, precision = settings
     if keep:
-        runtime.keep_allocations()
-    _ranged(train, "match", "matching")
-    _ranged(train, "ssd_loss", "losses")
-    config = TrainConfig(
-        epochs=1000, batch_size=step.BATCH, precision=precision, channels_last=last, augment=None
-    )
-    run = train._Run(batch, ("banana",), config, None)
-    run.model.train()
-    return lambda: train.train_step(run, batch)
+        devices.disable_malloc_trim()
+    train.match = in_range(train.match, "matching")
+    train.ssd_loss = in_range(train.ssd_loss, "losses")
+    run = step.make_run(batch, precision, channels_last=last)
+    return lambda: run.step(batch, None)
 
 
-def _ranged(module: Any, name: str, title: str) -> None:
-    """Let the profiler know what is called: the function, by its name, within a range."""
-    function = getattr(module, name)
+def in_range(function: Callable[..., Any], title: str) -> Callable[..., Any]:
+    """The same function, whose time the profiler reports under `title`."""
 
-    def named(*arguments: Any, **options: Any) -> Any:
+    def named(*arguments: Any) -> Any:
         with record_function(title):
-            return function(*arguments, **options)
+            return function(*arguments)
 
-    setattr(module, name, named)
+    return named
 
 
 def part_of(event: Any) -> str:
@@ -105,7 +100,7 @@ def part_of(event: Any) -> str:
 
 
 def shares(events: Sequence[Any]) -> list[float]:
-    """What share of the processor's time went to each of `PARTS`."""
+    """The share of the CPU time that went to each of `PARTS`."""
     spent = dict.fromkeys(PARTS, 0.0)
     for event in events:
         spent[part_of(event)] += event.self_cpu_time_total

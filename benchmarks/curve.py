@@ -18,8 +18,8 @@ import torch
 
 import d2lmini
 from benchmarks import machine, micro, peer
-from d2lmini import runtime
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
+from d2lmini.engine import devices
 from d2lmini.matching import match
 
 FOLDER = Path(d2lmini.__file__).parent / "widgets" / "results"
@@ -29,9 +29,9 @@ ROUNDS = 15
 
 
 def cases(d2l: ModuleType, objects: int, batch: int) -> dict[str, Callable[[], object]]:
-    """Targets of the same pictures by both; raises RuntimeError when their answers differ.
+    """Targets of the same images by both; raises RuntimeError when their results differ.
 
-    The first `objects` of the same 50 in each picture, so that a row differs from the next by one object.
+    The first `objects` of the same 50 in each image, so that a row differs from the next by one object.
     """
     anchors = make_anchors(micro.MAPS, TINY_SSD_ANCHORS)
     boxes, labels = (t[:batch, :objects].contiguous() for t in micro.objects(max(OBJECTS)))
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
-    runtime.keep_allocations()  # as `fit` runs, and for both sides
+    devices.disable_malloc_trim()  # as `fit` runs, and for both sides
     result: dict[str, Any] = {"date": machine.today(), "rounds": options.rounds}
     measured = measure(peer.load(), OBJECTS, BATCHES, options.rounds)
     anchors = sum(h * w for h, w in micro.MAPS) * 4

@@ -1,9 +1,10 @@
 """A training step beside its convolutions alone: `python -m benchmarks.floor`, and part of `make bench`.
 
-The convolutions are the floor: the same layers on the same shapes, forward and backward, in the same
-precision and layout, with everything between them left out. Both take turns in one process, which keeps its
-large buffers as `fit` does. Then torch's profiler says where the rest of the step goes. It runs on one
-thread and counts the processor's time, so that a busy machine does not count (see `benchmarks.anatomy`).
+The convolutions are the floor, a lower bound of the step's time: the same layers on the same shapes, forward
+and backward, in the same precision and layout, with everything between them left out. Both take turns in one
+process, which keeps its large buffers as `fit` does. Then torch's profiler says where the rest of the step
+goes. It runs on one thread and counts CPU time, so that a busy machine does not count (see
+`benchmarks.anatomy`).
 
 The page on speed shows the result, so it goes into the package: `d2lmini/widgets/results/`.
 """
@@ -15,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,50 +24,41 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import anatomy, machine, step
 from benchmarks.curve import FOLDER
 from benchmarks.timing import Effort, alternate
-from d2lmini import runtime, train
+from d2lmini import train
 from d2lmini.data import Batch
-from d2lmini.train import TrainConfig
+from d2lmini.engine import devices
+from d2lmini.engine.network import Network
 
 PRECISIONS = ("float32", "bfloat16")
 AIM = 0.85  # of the step's time should be convolutions
 
 
-def make_run(batch: Batch, precision: str, **options: Any) -> Any:
-    """A training run on a batch, as `fit` makes it."""
-    config = TrainConfig(
-        epochs=1000, batch_size=len(batch.images), precision=precision, augment=None, **options
-    )
-    run = train._Run(batch, ("banana",), config, None)
-    run.model.train()
-    return run
-
-
-def layers_of(run: Any, batch: Batch) -> list[tuple[nn.Conv2d, torch.Size]]:
-    """Every convolution of a run's network, with the shape of what it gets from a batch."""
+def layers_of(network: Network, batch: Batch) -> list[tuple[nn.Conv2d, torch.Size]]:
+    """Every convolution of a network, with the shape of what it gets from a batch."""
     seen: list[tuple[nn.Conv2d, torch.Size]] = []
     hooks = [
         module.register_forward_hook(lambda module, given, _: seen.append((module, given[0].shape)))
-        for module in run.model.modules()
+        for module in network.modules()
         if isinstance(module, nn.Conv2d)
     ]
     with torch.no_grad():
-        run.model(batch.images.to(run.device))
+        network(batch.images.to(network.device))
     for hook in hooks:
         hook.remove()
     return seen
 
 
-def convolutions(run: Any, batch: Batch) -> Callable[[], object]:
+def convolutions(network: Network, batch: Batch) -> Callable[[], object]:
     """A function that does the convolutions of a step and their gradients, and nothing else."""
     work = []
-    for number, (layer, shape) in enumerate(layers_of(run, batch)):
-        x = _like(run, torch.randn(shape), needed=number > 0)  # the pictures need no gradient
-        weight, bias = (_like(run, p.detach(), needed=True) for p in (layer.weight, layer.bias))
+    for number, (layer, shape) in enumerate(layers_of(network, batch)):
+        x = _like(network, torch.randn(shape), needed=number > 0)  # the images need no gradient
+        weight, bias = (_like(network, p.detach(), needed=True) for p in (layer.weight, layer.bias))
         with torch.no_grad():
             slope = torch.randn_like(F.conv2d(x, weight, bias, padding=layer.padding))
         work.append((x, weight, bias, layer.padding, slope))
@@ -78,16 +71,20 @@ def convolutions(run: Any, batch: Batch) -> Callable[[], object]:
     return once
 
 
-def _like(run: Any, tensor: Tensor, needed: bool) -> Tensor:
-    tensor = tensor.to(run.device, run.dtype)
-    tensor = tensor.contiguous(memory_format=run.layout) if tensor.ndim == 4 else tensor
+def _like(network: Network, tensor: Tensor, needed: bool) -> Tensor:
+    """A copy in the network's device, precision and layout that requires a gradient if one is `needed`."""
+    tensor = tensor.to(network.device, network.dtype)
+    tensor = tensor.contiguous(memory_format=network.layout) if tensor.ndim == 4 else tensor
     return tensor.requires_grad_(needed)
 
 
 def parts(one: Callable[[], object], steps: int) -> dict[str, float]:
     """The share of each part (`anatomy.PARTS`) in a step, by the profiler."""
-    named = {"match": "matching", "ssd_loss": "losses"}
-    with mock.patch.multiple(train, **{n: _in_range(getattr(train, n), t) for n, t in named.items()}):
+    ranges = {
+        "match": anatomy.in_range(train.match, "matching"),
+        "ssd_loss": anatomy.in_range(train.ssd_loss, "losses"),
+    }
+    with mock.patch.multiple(train, **ranges):
         one()
         with profile(activities=[ProfilerActivity.CPU]) as profiler:
             for _ in range(steps):
@@ -95,21 +92,13 @@ def parts(one: Callable[[], object], steps: int) -> dict[str, float]:
     return dict(zip(anatomy.PARTS, anatomy.shares(profiler.events()), strict=True))
 
 
-def _in_range(function: Callable[..., Any], title: str) -> Callable[..., Any]:
-    def named(*arguments: Any) -> Any:
-        with record_function(title):
-            return function(*arguments)
-
-    return named
-
-
 def measure(precision: str, steps: int, size: int = step.BATCH) -> dict[str, Any]:
     """A step and its floor in milliseconds (medians), what share the floor has, and the parts."""
     torch.manual_seed(0)
-    batch = step.pictures(size)
-    run = make_run(batch, precision)
-    one = lambda: train.train_step(run, batch)  # noqa: E731
-    both = {"step": one, "floor": convolutions(run, batch)}
+    batch = step.random_batch(size)
+    run = step.make_run(batch, precision)
+    one = partial(run.step, batch, None)
+    both = {"step": one, "floor": convolutions(run.network, batch)}
     taken = alternate(both, Effort(least=steps, most=steps), time.process_time)
     whole, floor = (statistics.median(taken[name]) * 1e3 for name in ("step", "floor"))
     share = parts(one, max(1, steps // 2))
@@ -125,20 +114,17 @@ def measure(precision: str, steps: int, size: int = step.BATCH) -> dict[str, Any
 
 def run(steps: int, batch: int = step.BATCH) -> dict[str, Any]:
     """The whole result, with the machine it is from."""
-    runtime.keep_allocations()
+    devices.disable_malloc_trim()
     threads, rows = torch.get_num_threads(), []
     torch.set_num_threads(1)
     try:
         for precision in PRECISIONS:
             rows.append(measure(precision, steps, batch))
             print(line(rows[-1]), file=sys.stderr, flush=True)
-        return _result(rows, batch)
+        start = {"date": machine.today(), "machine": machine.describe()}
+        return start | {"batch": batch, "aim": AIM, "rows": rows}
     finally:
         torch.set_num_threads(threads)
-
-
-def _result(rows: list[dict[str, Any]], batch: int) -> dict[str, Any]:
-    return {"date": machine.today(), "machine": machine.describe(), "batch": batch, "aim": AIM, "rows": rows}
 
 
 def line(row: dict[str, Any]) -> str:
@@ -157,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write `floor.json`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor", description=__doc__)
     parser.add_argument("--steps", type=int, default=9, help="steps, and floors, timed (9)")
-    parser.add_argument("--batch", type=int, default=step.BATCH, help=f"pictures a step ({step.BATCH})")
+    parser.add_argument("--batch", type=int, default=step.BATCH, help=f"images a step ({step.BATCH})")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the result")
     options = parser.parse_args(arguments)
     if min(options.steps, options.batch) < 1:

@@ -1,9 +1,9 @@
 """How time and memory grow with every size there is: `python -m benchmarks.growth`.
 
 One size at a time grows, from what a laptop is given to what a large data set asks for, and all else stays.
-On a processor each point is measured in a process of its own, forked, so that the largest memory it ever
-held is the point's, on one thread, and what is counted is the processor's time, so that a busy machine does
-not count; on a GPU the device keeps account of its memory. A curve ends early where a point takes longer
+On a CPU each point is measured in a process of its own, forked, so that the largest memory it ever held is
+the point's, on one thread, and what is counted is CPU time, so that a busy machine does not count; on a GPU
+the device keeps account of its memory. A curve ends early where a point takes longer
 than `--limit` seconds or the next would not fit into the memory that is free.
 
 A step in a curve that is steeper than the work it does is a cliff: `steepest` says how many times more than
@@ -28,14 +28,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, step
 from benchmarks.curve import FOLDER
-from d2lmini import runtime, train
 from d2lmini.data import Batch
 from d2lmini.detect import detect
+from d2lmini.engine import devices
 from d2lmini.losses import ssd_loss
 from d2lmini.matching import Targets, match
-from d2lmini.train import TrainConfig
 
 LIMIT, REPEATS = 6.0, 3
 ANCHORS = 5444  # TinySSD's at 256 pixels
@@ -54,56 +53,53 @@ class Curve:
 
 
 def random_boxes(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Boxes (*shape, 4) with sides from 2 % to 22 % of the picture."""
+    """Boxes (*shape, 4) with sides from 2 % to 22 % of the image."""
     draw = torch.Generator().manual_seed(seed)
-    centre = torch.rand(*shape, 2, generator=draw)
+    center = torch.rand(*shape, 2, generator=draw)
     half = torch.rand(*shape, 2, generator=draw) * 0.1 + 0.01
-    return torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+    return torch.cat([center - half, center + half], dim=-1).clamp(0, 1)
 
 
 def training(batch: int, size: int, device: torch.device) -> Work:
-    """A training step on noise: what is in a picture does not change how long it takes."""
+    """A training step on noise: what is in an image does not change how long it takes."""
     draw = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=draw)
     data = Batch(images, random_boxes((batch, 3)), torch.zeros(batch, 3, dtype=torch.int64))
-    config = TrainConfig(epochs=1000, batch_size=batch, augment=None)
-    run = train._Run(data, ("thing",), config, None, device)
-    run.model.train()
-    there = data.to(device)
-    return lambda: train.train_step(run, there)
+    run, there = step.make_run(data, device=device), data.to(device)
+    return lambda: run.step(there, None)
 
 
 def targets(batch: int, anchors: int, objects: int, device: torch.device) -> Work:
     """Targets of a batch."""
-    boxes, tiles = random_boxes((batch, objects)).to(device), random_boxes((anchors,), 1).to(device)
+    boxes, layout = random_boxes((batch, objects)).to(device), random_boxes((anchors,), 1).to(device)
     labels = torch.zeros(batch, objects, dtype=torch.int64, device=device)
-    return lambda: match(tiles, boxes, labels)
+    return lambda: match(layout, boxes, labels)
 
 
-def answers(batch: int, anchors: int, classes: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of a trained network (one anchor in a hundred sees something), offsets and anchors."""
+def predictions(batch: int, anchors: int, classes: int, device: torch.device) -> list[Tensor]:
+    """Logits as of a trained network (one anchor in a hundred sees an object), offsets and anchors."""
     draw = torch.Generator().manual_seed(0)
     logits = torch.randn(batch, anchors, classes + 1, generator=draw)
     logits[..., 0] += 9
     logits[:, ::100, 1] += 10
     offsets = torch.randn(batch, anchors, 4, generator=draw)
-    return logits.to(device), offsets.to(device), random_boxes((anchors,), 1).to(device)
+    return [t.to(device) for t in (logits, offsets, random_boxes((anchors,), 1))]
 
 
 def detection(batch: int, anchors: int, classes: int, device: torch.device) -> Work:
-    """Boxes from the answers for a batch."""
-    given = answers(batch, anchors, classes, device)
+    """Detections from the predictions for a batch."""
+    given = predictions(batch, anchors, classes, device)
     return lambda: detect(*given)
 
 
 def loss(batch: int, anchors: int, classes: int, device: torch.device) -> Work:
     """Both losses and their gradients."""
-    logits, offsets, _ = answers(batch, anchors, classes, device)
+    logits, offsets, _ = predictions(batch, anchors, classes, device)
     labels = torch.zeros(batch, anchors, dtype=torch.int64, device=device)
     labels[:, ::100] = 1
-    aims = Targets(labels, torch.zeros_like(offsets))
+    wanted = Targets(labels, torch.zeros_like(offsets))
     logits, offsets = logits.requires_grad_(), offsets.requires_grad_()
-    return lambda: torch.autograd.grad(ssd_loss(logits, offsets, aims).total, (logits, offsets))
+    return lambda: torch.autograd.grad(ssd_loss(logits, offsets, wanted).total, (logits, offsets))
 
 
 COUNTS = (5_000, 16_000, 50_000, 160_000, 500_000)
@@ -118,17 +114,17 @@ CURVES = (
           lambda n, d: loss(8, ANCHORS, n, d), lambda n: n + 1.0),
     Curve("classes", f"detection, batch 8 × {ANCHORS:,} anchors", (1, 3, 10, 30, 100),
           lambda n, d: detection(8, ANCHORS, n, d), lambda n: n + 1.0),
-    Curve("anchors", "targets, 1 picture, 20 objects", COUNTS, lambda n, d: targets(1, n, 20, d)),
-    Curve("anchors", "targets, 1 picture, 500 objects", COUNTS, lambda n, d: targets(1, n, 500, d)),
-    Curve("anchors", "losses and gradients, 1 picture, 20 classes", COUNTS, lambda n, d: loss(1, n, 20, d)),
-    Curve("anchors", "detection, 1 picture, 20 classes", COUNTS, lambda n, d: detection(1, n, 20, d)),
+    Curve("anchors", "targets, 1 image, 20 objects", COUNTS, lambda n, d: targets(1, n, 20, d)),
+    Curve("anchors", "targets, 1 image, 500 objects", COUNTS, lambda n, d: targets(1, n, 500, d)),
+    Curve("anchors", "losses and gradients, 1 image, 20 classes", COUNTS, lambda n, d: loss(1, n, 20, d)),
+    Curve("anchors", "detection, 1 image, 20 classes", COUNTS, lambda n, d: detection(1, n, 20, d)),
 )  # fmt: skip
 
 
 def point(curve: Curve, size: int, device: torch.device, repeats: int) -> dict[str, float]:
     """Median seconds of a size, after one call to warm up, and the bytes it needed beyond the start."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
-    runtime.keep_allocations()
+    devices.disable_malloc_trim()
     start = held(device)
     work = curve.prepare(size, device)
     taken = []
@@ -146,13 +142,13 @@ def held(device: torch.device) -> int:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def apart(curve: Curve, size: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """`point`, on a processor in a forked process; raises RuntimeError when that ends without a word."""
+    """`point`, on a CPU in a forked process; raises RuntimeError when that ends without a result."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -165,7 +161,7 @@ def apart(curve: Curve, size: int, device: torch.device, repeats: int) -> dict[s
     try:
         return receiver.recv()
     except EOFError:
-        raise RuntimeError(f"{curve.what}, {curve.name} {size}: the process ended without a word") from None
+        raise RuntimeError(f"{curve.what}, {curve.name} {size}: the process ended without a result") from None
     finally:
         child.join()
 
@@ -229,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.repeats < 1 or not options.limit > 0:
         parser.error("--repeats must be at least 1, and --limit above 0")
-    device = runtime.pick_device(options.device)
+    device = devices.pick_device(options.device)
     torch.set_num_threads(1)
     curves = []
     for curve in CURVES:

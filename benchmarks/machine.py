@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from d2lmini import runtime
+from d2lmini.engine import devices
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("torch", "numpy", "d2l", "d2lmini")
@@ -27,7 +27,7 @@ def today() -> str:
 def describe() -> dict[str, Any]:
     """Machine, threads and versions, as they go into a result file."""
     return {
-        **runtime.describe(),
+        **devices.describe(),
         "threads": torch.get_num_threads(),
         "versions": {name: _version(name) for name in PACKAGES},
     }

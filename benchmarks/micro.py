@@ -1,6 +1,6 @@
 """The parts of single-shot detection one by one, each beside D2L's function on the same input.
 
-Every case first checks that both give the same answer, then they are timed in turn in one process.
+Every case first checks that both give the same result, then they are timed in turn in one process.
 """
 
 from __future__ import annotations
@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.timing import Effort, compare
-from d2lmini import d2l as adapters
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.boxes import box_iou, decode
 from d2lmini.detect import detect, nms
+from d2lmini.interop import d2l as adapters
 from d2lmini.matching import match
-from d2lmini.model import TinySSD
+from d2lmini.model import Predictions, TinySSD
 
 BATCH = 32
 MAPS = ((32, 32), (16, 16), (8, 8), (4, 4), (1, 1))
@@ -34,7 +34,7 @@ RANDOM = "logits and offsets normal(0, 1), as from an untrained network"
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the table: what is done, by whom, and a check that raises if answers differ."""
+    """One line of the table: what is done, by whom, and a check that raises if results differ."""
 
     group: str
     work: str
@@ -59,7 +59,7 @@ def run(peer: ModuleType, groups: set[str], effort: Effort) -> Iterator[dict[str
 
 
 def anchor_cases(peer: ModuleType) -> Iterator[Case]:
-    """All anchors of a picture: made, and had in every forward pass after the first."""
+    """All anchors of an image: made, and had in every forward pass after the first."""
     maps = [torch.zeros(1, 1, *shape) for shape in MAPS]
     spec = list(zip(maps, TINY_SSD_ANCHORS.sizes, TINY_SSD_ANCHORS.ratios, strict=True))
 
@@ -74,13 +74,13 @@ def anchor_cases(peer: ModuleType) -> Iterator[Case]:
     def make() -> Tensor:
         return make_anchors(MAPS, TINY_SSD_ANCHORS)
 
-    yield Case("anchors", "anchors of a picture, made", theirs, make, check)
-    work = "anchors of a picture, each forward pass"
+    yield Case("anchors", "anchors of an image, made", theirs, make, check)
+    work = "anchors of an image, each forward pass"
     yield Case("anchors", work, theirs, lambda: model.anchors, check, note="ours: a buffer")
 
 
 def target_cases(peer: ModuleType) -> Iterator[Case]:
-    """Targets of a batch with 1 to 50 objects a picture."""
+    """Targets of a batch with 1 to 50 objects an image."""
     anchors = make_anchors(MAPS, TINY_SSD_ANCHORS)
     for count, wanted in ((1, 12), (3, 10), (10, 8), (50, 18)):
         boxes, labels = objects(count)
@@ -141,59 +141,66 @@ def iou_cases(peer: ModuleType) -> Iterator[Case]:
     )
 
 
-class Answers(NamedTuple):
-    """What a network says of a batch: logits (N, A, K + 1) and offsets (N, A, 4)."""
-
-    logits: Tensor
-    offsets: Tensor
-
-
 def detection_cases(peer: ModuleType) -> Iterator[Case]:
-    """From scores to boxes, by D2L's own signature and by `detect`, which clips boxes as well."""
+    """From scores to boxes, by `detect`, which clips boxes as well, and by D2L's own signature.
+
+    The last one suppresses within each class, which D2L cannot: everything else is decided as D2L does.
+    """
     anchors = make_anchors(MAPS, TINY_SSD_ANCHORS)
     for kind, make, wanted in (("realistic", realistic, 110), ("random", untrained, 17)):
         for classes in (1, CLASSES):
-            answers = make(anchors, classes)
+            predictions = make(anchors, classes)
             work = f"detection, batch {BATCH}, {kind} scores, {classes} class{'es' * (classes > 1)}"
-            yield from _detection(peer, anchors, answers, work, wanted)
+            yield _detect_case(peer, anchors, predictions, work, wanted)
+            yield _adapter_case(peer, anchors, predictions, f"{work}, D2L's signature")
+    yield _detect_case(peer, anchors, predictions, f"{work}, class-aware", 8, class_aware=True)
 
 
-def _detection(
-    peer: ModuleType, anchors: Tensor, answers: Answers, work: str, wanted: float
-) -> Iterator[Case]:
-    probabilities = answers.logits.softmax(-1).transpose(1, 2).contiguous()  # (N, K + 1, A)
-    inputs = (probabilities, answers.offsets.flatten(1), anchors.unsqueeze(0))
+def _detect_case(
+    peer: ModuleType,
+    anchors: Tensor,
+    predictions: Predictions,
+    work: str,
+    wanted: float,
+    class_aware: bool = False,
+) -> Case:
+    inputs = _d2l_inputs(anchors, predictions)
+    options = SAME | {"class_aware": class_aware}
+    return Case(
+        "detect",
+        work,
+        lambda: peer.multibox_detection(*inputs),
+        lambda: detect(*predictions, anchors, **options),
+        lambda: _check_detect(peer, anchors, predictions, options),
+        wanted,
+        f"`detect`, softmax and clipping included; {_note(work)}",
+    )
+
+
+def _adapter_case(peer: ModuleType, anchors: Tensor, predictions: Predictions, work: str) -> Case:
+    inputs = _d2l_inputs(anchors, predictions)
 
     def theirs() -> Tensor:
         return peer.multibox_detection(*inputs)
 
-    def adapter() -> Tensor:
+    def ours() -> Tensor:
         return adapters.multibox_detection(*inputs, class_aware=False)
 
-    def ours() -> list[Any]:
-        return detect(*answers, anchors, **SAME)
-
-    note = REALISTIC if "realistic" in work else RANDOM
-    yield Case(
-        "detect",
-        work,
-        theirs,
-        ours,
-        lambda: _check_detect(peer, anchors, answers),
-        wanted,
-        f"`detect`, softmax and clipping included; {note}",
-    )
-    yield Case(
-        "detect",
-        f"{work}, D2L's signature",
-        theirs,
-        adapter,
-        lambda: _check_rows(theirs(), adapter()),
-        note=f"`d2l.multibox_detection`, which returns all {len(anchors):,} rows; {note}",
-    )
+    note = f"`d2l.multibox_detection`, which returns all {len(anchors):,} rows; {_note(work)}"
+    return Case("detect", work, theirs, ours, lambda: _check_rows(theirs(), ours()), note=note)
 
 
-# What makes `detect` decide as D2L does: one class an anchor, no class of its own in suppression.
+def _d2l_inputs(anchors: Tensor, predictions: Predictions) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (N, K + 1, A), offsets (N, 4A) and anchors (1, A, 4), as D2L's function takes them."""
+    probabilities = predictions.logits.softmax(-1).transpose(1, 2).contiguous()
+    return probabilities, predictions.offsets.flatten(1), anchors.unsqueeze(0)
+
+
+def _note(work: str) -> str:
+    return REALISTIC if "realistic" in work else RANDOM
+
+
+# What makes `detect` decide as D2L does: one class an anchor, and suppression across classes.
 SAME: dict[str, Any] = {
     "score_threshold": 0.009999999,
     "iou_threshold": 0.5,
@@ -205,19 +212,23 @@ SAME: dict[str, Any] = {
 
 
 def _check_rows(theirs: Tensor, ours: Tensor) -> None:
-    """The rows that are detections; the others differ by intention (see `d2lmini.d2l`)."""
+    """The rows that are detections; the others differ by intention (see `d2lmini.interop.d2l`)."""
     for a, b in zip(theirs, ours, strict=True):
         _same_rows(a[a[:, 0] >= 0], b[b[:, 0] >= 0])
 
 
-def _check_detect(peer: ModuleType, anchors: Tensor, answers: Answers) -> None:
-    """`detect` against D2L's suppression of the same clipped boxes."""
-    boxes = decode(anchors, answers.offsets).clamp(0, 1)
-    conf, classes = answers.logits.softmax(-1)[..., 1:].max(-1)
-    for i, found in enumerate(detect(*answers, anchors, **SAME)):
-        solid = (boxes[i, :, 2:] > boxes[i, :, :2]).all(-1).nonzero().squeeze(1)
-        kept = solid[peer.nms(boxes[i][solid], conf[i][solid], SAME["iou_threshold"])]
-        kept = kept[conf[i][kept] >= SAME["score_threshold"]]
+def _check_detect(
+    peer: ModuleType, anchors: Tensor, predictions: Predictions, options: dict[str, Any]
+) -> None:
+    """`detect` against D2L's suppression of the same clipped boxes, all together or class by class."""
+    boxes = decode(anchors, predictions.offsets).clamp(0, 1)
+    conf, classes = predictions.logits.softmax(-1)[..., 1:].max(-1)
+    for i, found in enumerate(detect(*predictions, anchors, **options)):
+        solid = (boxes[i, :, 2:] > boxes[i, :, :2]).all(-1) & (conf[i] >= options["score_threshold"])
+        group = classes[i] if options["class_aware"] else torch.zeros_like(classes[i])
+        competing = [(solid & (group == k)).nonzero().squeeze(1) for k in group[solid].unique()]
+        iou_threshold = options["iou_threshold"]
+        kept = torch.cat([own[peer.nms(boxes[i][own], conf[i][own], iou_threshold)] for own in competing])
         rows = torch.cat([classes[i][kept, None], conf[i][kept, None], boxes[i][kept]], dim=1)
         _same_rows(rows, torch.cat([found.labels[:, None], found.scores[:, None], found.boxes], dim=1))
 
@@ -243,10 +254,10 @@ def _need(same: bool, what: str) -> None:
 
 
 def random_boxes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Corner boxes (*shape, 4) within the picture, sides from 5 % to 45 % before they are cut."""
-    centre = torch.rand(*shape, 2, generator=generator) * 0.8 + 0.1
+    """Corner boxes (*shape, 4) within the image, sides from 5 % to 45 % before they are cut."""
+    center = torch.rand(*shape, 2, generator=generator) * 0.8 + 0.1
     half = (torch.rand(*shape, 2, generator=generator) * 0.4 + 0.05) / 2
-    return torch.cat([centre - half, centre + half], dim=-1).clamp(0, 1)
+    return torch.cat([center - half, center + half], dim=-1).clamp(0, 1)
 
 
 def objects(count: int) -> tuple[Tensor, Tensor]:
@@ -256,8 +267,8 @@ def objects(count: int) -> tuple[Tensor, Tensor]:
     return boxes, torch.randint(0, CLASSES, (BATCH, count), generator=generator)
 
 
-def realistic(anchors: Tensor, classes: int) -> Answers:
-    """What a trained network says: see `REALISTIC`."""
+def realistic(anchors: Tensor, classes: int) -> Predictions:
+    """Predictions as of a trained network: see `REALISTIC`."""
     generator = torch.Generator().manual_seed(4)
     boxes, labels = objects(3)
     overlap, nearest = box_iou(anchors, boxes).max(-1)  # (N, A), (N, A)
@@ -267,14 +278,14 @@ def realistic(anchors: Tensor, classes: int) -> Answers:
     logits[..., 0] = 0
     best = labels.gather(1, nearest) % classes + 1  # (N, A)
     logits.scatter_(2, best.unsqueeze(-1), odds.unsqueeze(-1))
-    return Answers(logits, 0.5 * torch.randn(*odds.shape, 4, generator=generator))
+    return Predictions(logits, 0.5 * torch.randn(*odds.shape, 4, generator=generator))
 
 
-def untrained(anchors: Tensor, classes: int) -> Answers:
-    """What an untrained network says: see `RANDOM`."""
+def untrained(anchors: Tensor, classes: int) -> Predictions:
+    """Predictions as of an untrained network: see `RANDOM`."""
     generator = torch.Generator().manual_seed(5)
     logits = torch.randn(BATCH, len(anchors), classes + 1, generator=generator)
-    return Answers(logits, torch.randn(BATCH, len(anchors), 4, generator=generator))
+    return Predictions(logits, torch.randn(BATCH, len(anchors), 4, generator=generator))
 
 
 MAKERS = (anchor_cases, target_cases, detection_cases, nms_cases, iou_cases)

@@ -1,11 +1,11 @@
-"""Small folders that pass for photographs: few pictures, much clutter, and a folder in VOC's form.
+"""Small folders that pass for photographs: few images, much clutter, and a folder in VOC's form.
 
     python -m benchmarks.photographs creatures FOLDER --count 200
 
 writes one of three kinds. `creatures`: one furry animal, now and then two, mostly large, in the colours of
 what is around it. `tools`: up to six hammers, bottles and wheels of all sizes. `signs`: up to four signs on
 poles, small, among boards and balls of the same paint. None of the shapes is one that the package's own
-pictures have as a class. Pictures are upright, wide or square, 240 to 320 pixels a side, saved as JPEG; every
+images have as a class. Images are upright, wide or square, 240 to 320 pixels a side, saved as JPEG; every
 fifth one is for validation, by lists in ImageSets/Main.
 """
 
@@ -25,7 +25,7 @@ from d2lmini.data import drawing, shapes
 from d2lmini.data.backdrops import backdrop, illumination
 from d2lmini.data.drawing import Light, Placed
 from d2lmini.data.scenes import random_blob, random_distractor
-from d2lmini.data.shapes import Array, Colour, Shape
+from d2lmini.data.shapes import Array, Color, Shape
 
 CANVAS = 320
 WINDOWS = ((320, 240), (240, 320), (320, 320), (320, 214), (300, 240))  # (width, height)
@@ -50,7 +50,7 @@ class Thing(NamedTuple):
     turn: float
 
 
-class Picture(NamedTuple):
+class Photo(NamedTuple):
     """Pixels (H, W, 3) uint8, and a class id and corners in pixels, edges from 0, for each object."""
 
     pixels: Array
@@ -60,13 +60,13 @@ class Picture(NamedTuple):
 # --------------------------------------------------------------------------------------------- things
 
 
-def _shade(rng: Generator, colour: Sequence[float], spread: float = 12.0) -> Colour:
+def _shade(rng: Generator, color: Sequence[float], spread: float = 12.0) -> Color:
     """A colour near another, lighter or darker."""
-    near = np.asarray(colour, np.float64) * rng.uniform(0.8, 1.2) + rng.normal(0, spread, 3)
+    near = np.asarray(color, np.float64) * rng.uniform(0.8, 1.2) + rng.normal(0, spread, 3)
     return tuple(float(c) for c in near.clip(8, 248))
 
 
-def _coat(rng: Generator, around: Array) -> Colour:
+def _coat(rng: Generator, around: Array) -> Color:
     """A fur between grey and brown that half hides in the colours around it."""
     own = np.array([(120, 112, 104), (92, 76, 62), (150, 128, 100), (70, 68, 70)][int(rng.integers(4))])
     return _shade(rng, own + (around.mean((0, 1)) - own) * rng.uniform(0.0, 0.45))
@@ -77,7 +77,7 @@ def creature(rng: Generator, around: Array, label: int = 0) -> Thing:
     coat = _coat(rng, around)
     dark, light = tuple(0.4 * c for c in coat), tuple(min(1.5 * c + 20, 248) for c in coat)
 
-    def lump(paint: Colour, stretch: float) -> Shape:
+    def lump(paint: Color, stretch: float) -> Shape:
         return random_blob(rng, paint, 0.05)._replace(stretch=stretch)
 
     hx, hy = rng.uniform(0.45, 0.8), rng.uniform(-0.55, -0.05)  # where the head is
@@ -154,14 +154,14 @@ def sign(rng: Generator, around: Array, label: int = 0) -> Thing:
     return Thing([Part(board, 0, 0, 1.0), Part(frame, 0, 0, 1.0), Part(mark, 0, 0, 0.9)], label, 0.15)
 
 
-def clutter(rng: Generator, around: Array, colours: Sequence[Colour]) -> Thing:
+def clutter(rng: Generator, around: Array, colors: Sequence[Color]) -> Thing:
     """Something of no class, painted in the colours of things or of the surroundings."""
     own = around[tuple(rng.integers(0, around.shape[0], 2))]
-    paint = colours[int(rng.integers(len(colours)))] if rng.uniform() < 0.6 else own
+    paint = colors[int(rng.integers(len(colors)))] if rng.uniform() < 0.6 else own
     return Thing([Part(random_distractor(rng, _shade(rng, paint)), 0, 0, 1.0)], -1, math.pi)
 
 
-# --------------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------------- images
 
 
 class Kind(NamedTuple):
@@ -174,7 +174,7 @@ class Kind(NamedTuple):
     weights: tuple[float, ...]
     sides: tuple[float, float]
     clutter: tuple[int, int]
-    paint: tuple[Colour, ...]
+    paint: tuple[Color, ...]
 
 
 KINDS = {
@@ -201,14 +201,14 @@ def _light(rng: Generator) -> Light:
     )
 
 
-def _place(rng: Generator, thing: Thing, side: float, centre: tuple[float, float]) -> list[Placed]:
-    """The parts of a thing in a picture, turned and mirrored together."""
+def _place(rng: Generator, thing: Thing, side: float, center: tuple[float, float]) -> list[Placed]:
+    """The parts of a thing in an image, turned and mirrored together."""
     angle, flip = rng.uniform(-thing.turn, thing.turn), -1 if rng.uniform() < 0.5 else 1
     cos, sin, scale = math.cos(angle), math.sin(angle), side / 2.1
     placed = []
     for part in thing.parts:
         x, y = flip * part.x, part.y
-        where = (centre[0] + scale * (cos * x - sin * y), centre[1] + scale * (sin * x + cos * y))
+        where = (center[0] + scale * (cos * x - sin * y), center[1] + scale * (sin * x + cos * y))
         grain = rng.standard_normal((int(rng.integers(12, 60)),) * 2, dtype=np.float32)
         turned = angle + flip * part.angle
         box = drawing.extent(part.shape, turned, flip < 0)
@@ -219,7 +219,7 @@ def _place(rng: Generator, thing: Thing, side: float, centre: tuple[float, float
 
 
 class _Canvas:
-    """A picture being painted from back to front; nothing may hide more than half of an object."""
+    """An image being painted from back to front; nothing may hide more than half of an object."""
 
     def __init__(self, ground: Array, light: Light, window: tuple[int, int, int, int]) -> None:
         self.image, self.light, self.window = ground, light, window
@@ -245,8 +245,8 @@ class _Canvas:
         return True
 
 
-def take(kind: Kind, rng: Generator) -> Picture:
-    """One random picture."""
+def take(kind: Kind, rng: Generator) -> Photo:
+    """One random image."""
     ground = Image.fromarray(backdrop(rng).astype(np.uint8)).resize((CANVAS, CANVAS))
     around = np.array(ground, np.float32)
     width, height = WINDOWS[int(rng.integers(len(WINDOWS)))]
@@ -255,11 +255,11 @@ def take(kind: Kind, rng: Generator) -> Picture:
     canvas = _Canvas(around.copy(), _light(rng), window)
     for side, thing in _things(kind, rng, around):
         for _ in range(8):
-            centre = rng.uniform(window[:2], window[2:])
+            center = rng.uniform(window[:2], window[2:])
             if thing.label >= 0:  # nearer to the middle, the larger it is
-                centre = centre + (np.add(window[:2], window[2:]) / 2 - centre) * min(1, 0.8 * side)
+                center = center + (np.add(window[:2], window[2:]) / 2 - center) * min(1, 0.8 * side)
             tint = (rng.uniform(0.8, 1.12) * rng.normal(1, 0.03, 3)).astype(np.float32)
-            if canvas.offer(_place(rng, thing, side, tuple(centre / CANVAS)), thing.label, tint):
+            if canvas.offer(_place(rng, thing, side, tuple(center / CANVAS)), thing.label, tint):
                 break
     glow = np.array(Image.fromarray(illumination(rng)).resize((CANVAS, CANVAS)))
     pixels = _develop(canvas.image * glow[..., None], rng)[top : top + height, left : left + width]
@@ -267,11 +267,11 @@ def take(kind: Kind, rng: Generator) -> Picture:
         (label, drawing.tight_box(whole[top : top + height, left : left + width]))
         for label, whole, _ in canvas.objects
     ]
-    return Picture(pixels, boxes)
+    return Photo(pixels, boxes)
 
 
 def _things(kind: Kind, rng: Generator, around: Array) -> list[tuple[float, Thing]]:
-    """What a picture is to show, from back to front: large things tend to be behind small ones."""
+    """What an image is to show, from back to front: large things tend to be behind small ones."""
     low, high = kind.sides
     makers = rng.integers(0, len(kind.makers), int(rng.choice(kind.counts, p=kind.weights)))
     things = [(low * (high / low) ** rng.uniform(), kind.makers[k](rng, around)) for k in makers]
@@ -293,7 +293,7 @@ def _develop(image: Array, rng: Generator) -> Array:
 
 
 def write(kind: str, folder: Path, count: int = 200, seed: int = 0) -> None:
-    """Write a folder in VOC's form; every fifth picture is for validation."""
+    """Write a folder in VOC's form; every fifth image is for validation."""
     for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     names = [f"{kind}-{i:04}" for i in range(count)]
@@ -307,8 +307,8 @@ def write(kind: str, folder: Path, count: int = 200, seed: int = 0) -> None:
         (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(part) + "\n")
 
 
-def annotation(names: Sequence[str], shot: Picture) -> str:
-    """A picture's objects as XML: VOC's boxes are the first and last pixel, counted from 1."""
+def annotation(names: Sequence[str], shot: Photo) -> str:
+    """An image's objects as XML: VOC's boxes are the first and last pixel, counted from 1."""
     height, width = shot.pixels.shape[:2]
     lines = [f"<annotation><size><width>{width}</width><height>{height}</height><depth>3</depth></size>"]
     for label, (x0, y0, x1, y1) in shot.objects:
@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.photographs", description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=200, help="pictures, a fifth of them for validation")
+    parser.add_argument("--count", type=int, default=200, help="images, a fifth of them for validation")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     write(options.kind, options.folder, options.count, options.seed)

@@ -45,14 +45,14 @@ class PublishedSSD(nn.Module):
         base = nn.Sequential(_halve(3, 16), _halve(16, 32), _halve(32, 64))
         blocks = [base, _halve(64, 128), _halve(128, 128), _halve(128, 128)]
         self.blocks = nn.ModuleList([*blocks, nn.AdaptiveMaxPool2d((1, 1))])
-        per_map = list(zip(MAP_CHANNELS, TINY_SSD_ANCHORS.per_pixel, strict=True))
+        per_map = list(zip(MAP_CHANNELS, TINY_SSD_ANCHORS.num_anchors_per_location, strict=True))
         self.class_heads = nn.ModuleList(
             nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for c, k in per_map
         )
         self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in per_map)
 
     def forward(self, x: Tensor) -> Output:
-        """Anchors and predictions of pictures (N, 3, H, W): floats from 0 to 255, as in D2L."""
+        """Anchors and predictions of images (N, 3, H, W): floats from 0 to 255, as in D2L."""
         anchors, logits, offsets = [], [], []
         for i, block in enumerate(self.blocks):
             x = block(x)
@@ -69,23 +69,23 @@ def _flat(prediction: Tensor) -> Tensor:
 
 
 def published_loss(logits: Tensor, labels: Tensor, offsets: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
-    """Loss (N,) of each picture: cross-entropy plus L1, both averaged over all anchors."""
+    """Loss (N,) of each image: cross-entropy plus L1, both averaged over all anchors."""
     cls = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
     box = (offsets * mask - wanted * mask).abs().mean(dim=1)
     return cls.reshape(labels.shape).mean(dim=1) + box
 
 
-def make_optimiser(net: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(net: nn.Module) -> torch.optim.Optimizer:
     """Plain SGD with the published settings."""
     return torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
 
-def train_step(net: PublishedSSD, optimiser: torch.optim.Optimizer, images: Tensor, truth: Tensor) -> Tensor:
+def train_step(net: PublishedSSD, optimizer: torch.optim.Optimizer, images: Tensor, truth: Tensor) -> Tensor:
     """One step on images (N, 3, H, W) and truth (N, G, 5), class and corners; returns the loss."""
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     out = net(images)
     wanted, mask, labels = net.peer.multibox_target(out.anchors, truth)
     loss = published_loss(out.logits, labels, out.offsets, wanted, mask).mean()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     return loss.detach()

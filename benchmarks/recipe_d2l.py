@@ -3,7 +3,7 @@
     python -m benchmarks.recipe_d2l --fast
 
 trains D2L's network with D2L's functions, loss and settings on generated bananas and scores it on
-200 held-out pictures. `--fast` changes how memory is handled (buffers kept, channels last), not
+200 held-out images. `--fast` changes how memory is handled (buffers kept, channels last), not
 what is computed: still float32, still every operation of the recipe. The speed of the recipe as
 published is measured by `python -m benchmarks --only step`.
 """
@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import machine, peer, published
-from d2lmini import runtime
 from d2lmini.data import Batch, Synthetic, load
 from d2lmini.detect import detect
-from d2lmini.evaluate import anchor_metrics, evaluate
+from d2lmini.engine import devices
+from d2lmini.errors import anchor_metrics
+from d2lmini.evaluate import evaluate
 from d2lmini.matching import match
 from d2lmini.model import Predictions
 
@@ -31,7 +32,7 @@ HELD_OUT = 200
 DETECTION = {"score_threshold": 0.01, "iou_threshold": 0.5, "top_k": None}  # as D2L detects
 
 
-class Pictures(Dataset[tuple[Tensor, Tensor]]):
+class Images(Dataset[tuple[Tensor, Tensor]]):
     """Floats from 0 to 255 and rows (G, 5) of class and corners, as D2L's loader yields them."""
 
     def __init__(self, batch: Batch) -> None:
@@ -52,14 +53,14 @@ def draw(count: int, split: str) -> Batch:
 
 def train_epoch(
     net: published.PublishedSSD,
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     loader: DataLoader[tuple[Tensor, Tensor]],
     layout: torch.memory_format,
 ) -> float:
     """One pass over the data; returns the mean loss."""
     net.train()
     losses = [
-        published.train_step(net, optimiser, images.contiguous(memory_format=layout), truth)
+        published.train_step(net, optimizer, images.contiguous(memory_format=layout), truth)
         for images, truth in loader
     ]
     return float(torch.stack(losses).mean())
@@ -69,7 +70,7 @@ def train_epoch(
 def score(
     net: published.PublishedSSD, held_out: Batch, classes: Sequence[str] = ("banana",)
 ) -> dict[str, Any]:
-    """AP and D2L's two numbers, with the always-background baseline, on held-out pictures."""
+    """AP and D2L's two numbers, with the always-background baseline, on held-out images."""
     net.eval()
     found, sums, candidates = [], 0, []
     for start in range(0, len(held_out.images), published.BATCH_SIZE):
@@ -89,18 +90,18 @@ def score(
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Train and score; returns the row that is kept."""
-    kept = runtime.keep_allocations() if options.fast else False
+    kept = devices.disable_malloc_trim() if options.fast else False
     torch.manual_seed(options.seed)
     layout = torch.channels_last if options.fast else torch.contiguous_format
     net = published.PublishedSSD(peer.load()).to(memory_format=layout)
-    optimiser = published.make_optimiser(net)
-    print(f"drawing {options.count} + {options.held_out} pictures ...", flush=True)
-    pictures, held_out = Pictures(draw(options.count, "train")), draw(options.held_out, "val")
-    loader = DataLoader(pictures, published.BATCH_SIZE, shuffle=True)
+    optimizer = published.make_optimizer(net)
+    print(f"drawing {options.count} + {options.held_out} images ...", flush=True)
+    images, held_out = Images(draw(options.count, "train")), draw(options.held_out, "val")
+    loader = DataLoader(images, published.BATCH_SIZE, shuffle=True)
     seconds, scores = 0.0, []
     for epoch in range(1, options.epochs + 1):
         start = time.perf_counter()
-        loss = train_epoch(net, optimiser, loader, layout)
+        loss = train_epoch(net, optimizer, loader, layout)
         seconds += time.perf_counter() - start
         line = f"epoch {epoch:2d}/{options.epochs}  loss {loss:.5f}  {seconds:.0f} s"
         if epoch == options.epochs or epoch % options.every == 0:
@@ -141,8 +142,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="keep buffers, channels last")
     parser.add_argument("--epochs", type=int, default=published.EPOCHS)
     parser.add_argument("--seed", type=int, default=0, help="of weights and order, not of the data")
-    parser.add_argument("--count", type=int, default=1000, help="training pictures")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="pictures to score on")
+    parser.add_argument("--count", type=int, default=1000, help="training images")
+    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="images to score on")
     parser.add_argument("--every", type=int, default=5, help="score after every so many epochs")
     options = parser.parse_args(arguments)
     for name in ("epochs", "count", "held_out", "every"):

@@ -2,7 +2,7 @@
 
     python -m benchmarks.recipes bananas scenes --seeds 0 1 2
 
-does what `d2lmini train` does (draw the pictures, train, score after every epoch) and writes
+does what `d2lmini train` does (draw the images, train, score after every epoch) and writes
 `benchmarks/results/recipe-PRESET-seedN.json`. A row that is there already is not computed again
 unless `--again` is given. The scores are those of the last epoch, not of the best one.
 """
@@ -17,17 +17,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import machine, report
-from d2lmini import data, runtime, train
+from d2lmini import data, train, transfer
+from d2lmini.engine import devices
+from d2lmini.engine.validation import validate
 
 HELD_OUT = 200
 
 
 def run(preset: str, seed: int) -> dict[str, Any]:
     """Train one preset with one seed; returns the row that is kept."""
-    recipe = train.recipe(preset)
+    recipe = transfer.recipe(preset)
     config = dataclasses.replace(recipe.config, seed=seed)
-    if config.keep_allocations:
-        runtime.keep_allocations()
+    if config.disable_malloc_trim:
+        devices.disable_malloc_trim()
     start = time.perf_counter()
     parts = (("train", recipe.count), ("val", HELD_OUT))
     training, held_out = (
@@ -37,9 +39,7 @@ def run(preset: str, seed: int) -> dict[str, Any]:
     drawn = time.perf_counter()
     result = train.fit(training, held_out, data.PRESETS[preset], config, progress=False)
     done = time.perf_counter()
-    metrics, anchors, _ = train.validate(
-        result.model, held_out, data.PRESETS[preset], precision=config.precision
-    )
+    metrics, anchors, _ = validate(result.model, held_out, data.PRESETS[preset], precision=config.precision)
     return {
         "recipe": f"d2lmini, {preset}",
         "date": machine.today(),
@@ -47,7 +47,7 @@ def run(preset: str, seed: int) -> dict[str, Any]:
         "image_size": recipe.image_size,
         "train_images": recipe.count,
         "held_out_images": HELD_OUT,
-        "config": train.config_record(config),
+        "config": config.record(),
         "drawing_seconds": round(drawn - start, 1),
         "fit_seconds": round(done - drawn, 1),
         "images_per_second": round(result.history[-1]["images_per_second"], 1),
@@ -61,7 +61,7 @@ def run(preset: str, seed: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute the rows that are missing and print all of them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description=__doc__)
-    parser.add_argument("presets", nargs="+", choices=sorted(train.RECIPES))
+    parser.add_argument("presets", nargs="+", choices=sorted(transfer.RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--again", action="store_true", help="compute rows that are there already")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report.recipe_table(rows, published_row())
     print(text)
     if options.readme:
-        report.put_into_readme(text, name="recipes")
+        report.put_into_readme(text, report.FRONT_PAGE, "recipes")
 
 
 def published_row() -> dict[str, Any]:

@@ -1,11 +1,12 @@
-"""Results as a Markdown table, and the place in the README where it stands."""
+"""Results as Markdown tables, and their places in `benchmarks/README.md` and on the front page."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parent / "README.md"
+FRONT_PAGE = README.parents[1] / "README.md"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -107,32 +108,32 @@ def _run_line(name: str, rows: list[dict[str, Any]], minutes: float) -> str:
     return f"| {' | '.join([name, spread('ap50'), spread('ap'), *pairs, f'{minutes:.1f}'])} |"
 
 
-def card_table(result: dict[str, Any]) -> str:
-    """What `benchmarks.gpu` measured on one card: steps, detection, and the `bananas` recipe as a whole."""
-    card, versions = result["machine"], result["machine"]["versions"]
+def gpu_table(result: dict[str, Any]) -> str:
+    """What `benchmarks.gpu` measured on one GPU: steps, detection, and the `bananas` recipe as a whole."""
+    gpu, versions = result["machine"], result["machine"]["versions"]
     lines = [
         "| work | D2L | ours, step by step | ours, as a graph | faster |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in result["training"]:
         ours = (duration(row["eager_ms"]), duration(row["graph_ms"]))
-        lines.append(_card_line(f"training step, batch {row['batch']}", row, *ours))
+        lines.append(_gpu_line(f"training step, batch {row['batch']}", row, *ours))
     for row in result["detection"]:
         lines.append(
-            _card_line(f"network and detection, batch {row['batch']}", row, duration(row["ours_ms"]), "")
+            _gpu_line(f"network and detection, batch {row['batch']}", row, duration(row["ours_ms"]), "")
         )
     run = result["runs"][-1]
     seconds = f"{run['seconds']:.1f} s to AP50 {run['ap50']:.3f}"
     lines.append(f"| the recipe `bananas` from start to scores | | | {seconds} | |")
     share = max(row["of_floor"] for row in result["training"])
     note = (
-        f"{card['gpu']}, torch {card['torch']}, d2l {versions['d2l'] or 'not measured'}; {result['date']}. "
-        f"A recorded step reaches up to {share:.0%} of what the card's memory would allow."
+        f"{gpu['gpu']}, torch {gpu['torch']}, d2l {versions['d2l'] or 'not measured'}; {result['date']}. "
+        f"A recorded step reaches up to {share:.0%} of what the GPU's memory bandwidth would allow."
     )
     return "\n".join([*lines, "", note])
 
 
-def _card_line(name: str, row: dict[str, Any], eager: str, graph: str) -> str:
+def _gpu_line(name: str, row: dict[str, Any], eager: str, graph: str) -> str:
     d2l = duration(row["d2l_ms"]) if "d2l_ms" in row else ""
     ratio = times(row["times_d2l"]) if "times_d2l" in row else ""
     return f"| {name} | {d2l} | {eager} | {graph} | {ratio} |"

@@ -1,8 +1,8 @@
-"""Small folders: what the defaults reach on 160 pictures, beside D2L's recipe on the same ones.
+"""Small folders: what the defaults reach on 160 images, beside D2L's recipe on the same ones.
 
     python -m benchmarks.small --kinds creatures tools signs --recipes folder scratch d2l --seeds 0 1
 
-writes the folders of `benchmarks.photographs` (160 pictures for training and 40 for validation each), trains
+writes the folders of `benchmarks.photographs` (160 images for training and 40 for validation each), trains
 on them and keeps a row of each run in `benchmarks/results/small-KIND-RECIPE-seedN.json`; a row that is there
 already is not computed again. `folder` is what `d2lmini train --data FOLDER` does, `scratch` the same with
 `--start none`, `d2l` the recipe of section 14.7 as published (buffers kept and channels last, which changes
@@ -24,11 +24,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks import machine, peer, photographs, published, recipe_d2l
-from d2lmini import data, runtime, train
+from d2lmini import data, train, transfer
 from d2lmini.data import Batch
-from d2lmini.tailor import tailor
+from d2lmini.engine import devices
+from d2lmini.engine.validation import validate
+from d2lmini.transfer import configure_for_dataset
 
-PICTURES = 200  # a fifth of them for validation
+IMAGES = 200  # a fifth of them for validation
 STARTS = {"folder": "scenes", "scratch": "none"}
 RECIPES = (*STARTS, "d2l")
 
@@ -36,7 +38,7 @@ RECIPES = (*STARTS, "d2l")
 def open_kind(kind: str, folder: Path, size: int = 256) -> tuple[Batch, Batch, tuple[str, ...]]:
     """The two parts of a folder, written if it is not there, and the names of its classes."""
     if not (folder / "ImageSets").is_dir():
-        photographs.write(kind, folder, PICTURES)
+        photographs.write(kind, folder, IMAGES)
     parts = [data.open_data(str(folder), split, size=size) for split in ("train", "val")]
     training, held_out = (data.load(part, workers=0) for part in parts)
     return training, held_out, tuple(parts[0].classes)
@@ -45,14 +47,16 @@ def open_kind(kind: str, folder: Path, size: int = 256) -> tuple[Batch, Batch, t
 def run_ours(parts: tuple[Batch, Batch, tuple[str, ...]], recipe: str, seed: int) -> dict[str, Any]:
     """What `d2lmini train --data FOLDER` does."""
     training, held_out, classes = parts
-    config = dataclasses.replace(train.FOLDER_RECIPE.config, seed=seed)
-    config, model = tailor(config, training, training.images.shape[2:], classes, start=STARTS[recipe])
+    config = dataclasses.replace(transfer.FOLDER_RECIPE.config, seed=seed)
+    config, model = configure_for_dataset(
+        config, training, training.images.shape[2:], classes, start=STARTS[recipe]
+    )
     start = time.perf_counter()
     result = train.fit(training, held_out, classes, config, model=model, progress=False)
     seconds = time.perf_counter() - start
-    metrics, anchors, _ = train.validate(result.model, held_out, classes, precision=config.precision)
+    metrics, anchors, _ = validate(result.model, held_out, classes, precision=config.precision)
     return {
-        "config": train.config_record(config),
+        "config": config.record(),
         "fit_seconds": round(seconds, 1),  # scores included
         "train_seconds": round(sum(row["seconds"] for row in result.history), 1),
         "final": metrics.as_dict() | anchors.as_dict(),
@@ -65,12 +69,12 @@ def run_d2l(parts: tuple[Batch, Batch, tuple[str, ...]], seed: int) -> dict[str,
     training, held_out, classes = parts
     torch.manual_seed(seed)
     net = published.PublishedSSD(peer.load(), len(classes)).to(memory_format=torch.channels_last)
-    optimiser = published.make_optimiser(net)
-    loader = DataLoader(recipe_d2l.Pictures(training), published.BATCH_SIZE, shuffle=True)
+    optimizer = published.make_optimizer(net)
+    loader = DataLoader(recipe_d2l.Images(training), published.BATCH_SIZE, shuffle=True)
     history = []
     start = time.perf_counter()
     for epoch in range(1, published.EPOCHS + 1):
-        loss = recipe_d2l.train_epoch(net, optimiser, loader, torch.channels_last)
+        loss = recipe_d2l.train_epoch(net, optimizer, loader, torch.channels_last)
         history.append({"epoch": epoch, "loss": loss})
     seconds = round(time.perf_counter() - start, 1)
     scores = recipe_d2l.score(net, held_out, classes)
@@ -79,7 +83,7 @@ def run_d2l(parts: tuple[Batch, Batch, tuple[str, ...]], seed: int) -> dict[str,
 
 def run(kind: str, recipe: str, seed: int, folder: Path) -> dict[str, Any]:
     """One row."""
-    runtime.keep_allocations()
+    devices.disable_malloc_trim()
     parts = open_kind(kind, folder)
     row = run_d2l(parts, seed) if recipe == "d2l" else run_ours(parts, recipe, seed)
     return {
@@ -119,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--kinds", nargs="*", choices=photographs.KINDS, default=list(photographs.KINDS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--folders", type=Path, help="where the pictures are or go (a temporary folder)")
+    parser.add_argument("--folders", type=Path, help="where the images are or go (a temporary folder)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folders = options.folders or Path(temporary)

@@ -3,7 +3,7 @@
 How glibc hands out memory is a setting of the process, and half of the difference. So each variant
 runs in child processes of its own, one child after the other in turn, several rounds of them:
 neighbours in time share what else the machine is doing. A child reports the seconds of each step
-and the largest memory it ever held, which includes Python, torch and the few pictures it trains on.
+and the largest memory it ever held, which includes Python, torch and the few images it trains on.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, peer, published
-from d2lmini import d2l as adapters
 from d2lmini.data import Batch, Synthetic, load
-from d2lmini.train import TrainConfig, fit
+from d2lmini.data.sources import InMemorySource
+from d2lmini.interop import d2l as adapters
+from d2lmini.train import Run, TrainConfig, fit, start_run
 
 BATCH = published.BATCH_SIZE
 # name: (precision, augmented)
 OURS = {
     "float32": ("float32", False),
     "bfloat16": ("bfloat16", False),
-    "bfloat16, pictures augmented": ("bfloat16", True),
+    "bfloat16, images augmented": ("bfloat16", True),
 }
 D2L = "d2l"
 WANTED = {"float32": 3.4, "bfloat16": 6.0}
@@ -86,14 +87,14 @@ def _child(name: str, steps: int) -> dict[str, Any]:
 
 
 def check(d2l: ModuleType) -> None:
-    """Same weights, same answers, same targets, same loss: published network beside our adapter."""
+    """Same weights, predictions, targets and loss: the published network beside our adapter."""
     torch.manual_seed(0)
     theirs, ours = published.PublishedSSD(d2l), adapters.TinySSD(num_classes=1)
     copy_weights(theirs, ours)
-    batch = pictures(2)
+    batch = random_batch(2)
     images, rows = batch.images.float(), truth(batch)
-    expected, anchors_logits_offsets = theirs(images), ours(images)
-    for a, b in zip(expected, anchors_logits_offsets, strict=True):
+    expected = theirs(images)
+    for a, b in zip(expected, ours(images), strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
     targets = [f.multibox_target(expected.anchors, rows) for f in (d2l, adapters)]
     losses = [
@@ -112,7 +113,7 @@ def copy_weights(source: torch.nn.Module, target: torch.nn.Module) -> None:
     target.load_state_dict(dict(zip(state, values, strict=True)))
 
 
-def pictures(count: int) -> Batch:
+def random_batch(count: int) -> Batch:
     """Generated bananas."""
     return load(Synthetic("bananas", count=count), workers=0)
 
@@ -122,6 +123,18 @@ def truth(batch: Batch) -> Tensor:
     return torch.cat([batch.labels.unsqueeze(-1).float(), batch.boxes], dim=-1)
 
 
+def make_run(
+    batch: Batch, precision: str = "auto", device: torch.device | str = "cpu", **options: Any
+) -> Run:
+    """A training run on a batch of one class, as `fit` starts it; `options` are those of TrainConfig."""
+    config = TrainConfig(
+        epochs=1000, batch_size=len(batch.images), precision=precision, augment=None, **options
+    )
+    run = start_run(InMemorySource(batch), ("banana",), config, None, torch.device(device))
+    run.state.model.train()
+    return run
+
+
 # --- in the child ---------------------------------------------------------------------------------
 
 
@@ -129,13 +142,13 @@ def time_published(steps: int) -> list[float]:
     """Seconds of D2L's steps, after one to warm up; making the batch is not counted."""
     torch.manual_seed(0)
     net = published.PublishedSSD(peer.load()).train()
-    optimiser = published.make_optimiser(net)
-    batch = pictures(BATCH)
+    optimizer = published.make_optimizer(net)
+    batch = random_batch(BATCH)
     images, rows = batch.images.float(), truth(batch)
     seconds = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        published.train_step(net, optimiser, images, rows)
+        published.train_step(net, optimizer, images, rows)
         seconds.append(time.perf_counter() - start)
     return seconds[1:]
 
@@ -146,7 +159,7 @@ def time_ours(name: str, steps: int) -> list[float]:
     options = {} if augmented else {"augment": None}
     # Validation would be no part of the step, so there is none.
     config = TrainConfig(epochs=steps + 1, batch_size=BATCH, precision=precision, **options)
-    result = fit(pictures(BATCH), None, ("banana",), config, progress=False)
+    result = fit(random_batch(BATCH), None, ("banana",), config, progress=False)
     return [row["seconds"] for row in result.history][1:]
 
 

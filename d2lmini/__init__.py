@@ -1,24 +1,26 @@
 """d2lmini: single-shot object detection you can read, and the package behind an interactive book.
 
-From pictures to scores, each step a module: `anchors` and `boxes` lay out and measure boxes, `matching`
-tells every anchor what to learn, `model` predicts, `losses` says how wrong that is, `train` improves it,
-`detect` turns answers into boxes, `evaluate` scores them, `show` draws all of it.
+From images to scores, each step a module: `anchors` and `boxes` lay out and measure boxes, `matching`
+tells every anchor what it has to learn, `model` predicts, `losses` says how wrong that is, `train` improves it,
+`detect` turns predictions into boxes, `evaluate` scores them, `plots` draws all of it.
 """
 
-from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anchors
+from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anchors, suggest_anchors
 from d2lmini.boxes import (
     Variances,
     box_area,
     box_iou,
-    centre_to_corner,
-    corner_to_centre,
+    cxcywh_to_xyxy,
     decode,
     encode,
+    xyxy_to_cxcywh,
 )
 from d2lmini.checkpoint import load_model, pretrained, save_model
-from d2lmini.coverage import anchor_report, suggest_anchors
-from d2lmini.detect import Detections, detect, nms, soft_nms
-from d2lmini.evaluate import anchor_metrics, error_breakdown, evaluate, precision_recall
+from d2lmini.detect import DetectConfig, Detections, detect, nms, soft_nms
+from d2lmini.engine.validation import predict_batched, validate
+from d2lmini.errors import anchor_metrics, error_breakdown
+from d2lmini.evaluate import evaluate, precision_recall
+from d2lmini.inspect import anchor_report
 from d2lmini.losses import (
     LossConfig,
     cross_entropy,
@@ -29,14 +31,15 @@ from d2lmini.losses import (
     ssd_loss,
 )
 from d2lmini.matching import Targets, assign, match
-from d2lmini.model import Predictions, TinyBackbone, TinySSD, adapt
-from d2lmini.train import TrainConfig, fit, predict, validate
+from d2lmini.model import Predictions, TinyBackbone, TinySSD, replace_class_heads
+from d2lmini.train import TrainConfig, fit, train_step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "TINY_SSD_ANCHORS",
     "AnchorSpec",
+    "DetectConfig",
     "Detections",
     "LossConfig",
     "Predictions",
@@ -45,15 +48,13 @@ __all__ = [
     "TinySSD",
     "TrainConfig",
     "Variances",
-    "adapt",
     "anchor_metrics",
     "anchor_report",
     "assign",
     "box_area",
     "box_iou",
-    "centre_to_corner",
-    "corner_to_centre",
     "cross_entropy",
+    "cxcywh_to_xyxy",
     "decode",
     "detect",
     "encode",
@@ -69,12 +70,15 @@ __all__ = [
     "match",
     "nms",
     "precision_recall",
-    "predict",
+    "predict_batched",
     "pretrained",
+    "replace_class_heads",
     "save_model",
     "smooth_l1",
     "soft_nms",
     "ssd_loss",
     "suggest_anchors",
+    "train_step",
     "validate",
+    "xyxy_to_cxcywh",
 ]

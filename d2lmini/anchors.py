@@ -1,4 +1,7 @@
-"""Anchors: the fixed boxes, tiled over feature maps, that a single-shot detector classifies and moves."""
+"""Anchors: the fixed boxes, tiled over feature maps, that a single-shot detector classifies and moves.
+
+After the layout of TinySSD comes `suggest_anchors`, which chooses sizes and ratios for a data set.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from d2lmini.boxes import xyxy_to_cxcywh
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class AnchorSpec:
     size with every other ratio (D2L 14.4.1). Raises ValueError naming scale and value when a list is
     empty, the two lists differ in length, or a value is not a finite number > 0.
 
-    >>> AnchorSpec(sizes=((0.2, 0.3), (0.6,)), ratios=((1, 2, 0.5), (1,))).per_pixel
+    >>> AnchorSpec(sizes=((0.2, 0.3), (0.6,)), ratios=((1, 2, 0.5), (1,))).num_anchors_per_location
     (4, 1)
     """
 
@@ -45,7 +50,7 @@ class AnchorSpec:
             )
 
     @property
-    def per_pixel(self) -> tuple[int, ...]:
+    def num_anchors_per_location(self) -> tuple[int, ...]:
         """Anchors per cell of each map, n + m - 1."""
         return tuple(len(s) + len(r) - 1 for s, r in zip(self.sizes, self.ratios, strict=True))
 
@@ -54,6 +59,10 @@ class AnchorSpec:
         sizes, ratios = self.sizes[scale], self.ratios[scale]
         pairs = [(s, ratios[0]) for s in sizes] + [(sizes[0], r) for r in ratios[1:]]
         return [(s * math.sqrt(r), s / math.sqrt(r)) for s, r in pairs]
+
+    def scaled(self, factor: float) -> AnchorSpec:
+        """The same anchors, `factor` times as large."""
+        return AnchorSpec(tuple(tuple(s * factor for s in row) for row in self.sizes), self.ratios)
 
 
 # D2L 14.7: five scales from 0.2 to 0.88 of the image; the second size of each is the geometric mean of
@@ -81,8 +90,8 @@ def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequenc
     y = (torch.arange(height) + 0.5) / height
     x = (torch.arange(width) + 0.5) / width
     y, x = torch.meshgrid(y, x, indexing="ij")
-    centres = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)  # (h * w, 1, 2)
-    corners = torch.cat([centres - shapes / 2, centres + shapes / 2], dim=-1)  # (h * w, k, 4)
+    centers = torch.stack([x, y], dim=-1).reshape(-1, 1, 2)  # (h * w, 1, 2)
+    corners = torch.cat([centers - shapes / 2, centers + shapes / 2], dim=-1)  # (h * w, k, 4)
     return corners.reshape(-1, 4)
 
 
@@ -106,3 +115,104 @@ def make_anchors(map_shapes: Sequence[tuple[int, int]], spec: AnchorSpec) -> Ten
             for (h, w), sizes, ratios in zip(map_shapes, spec.sizes, spec.ratios, strict=True)
         ]
     )
+
+
+# ---------------------------------------------------------------- sizes and ratios for a data set
+
+CELLS_PER_OBJECT = (
+    3.5  # side of an object in cells of its map; from 2.7 on, its equal fits it wherever it lies
+)
+LARGEST_SIDE = 0.85  # the same for a map of one cell, as a fraction of the image
+MIN_CLUSTERED = 8  # fewer objects on a map get one size, their median
+MAX_RATIOS = 5
+MAX_ROUNDS = 100  # of k-means
+
+
+def suggest_anchors(boxes: Tensor, map_shapes: Sequence[tuple[int, int]]) -> AnchorSpec:
+    """Sizes and ratios for boxes (G, 4), corners, on maps of (height, width) cells, finest first.
+
+    Each object goes to the map on which its side is nearest to `CELLS_PER_OBJECT` cells. K-means with
+    1 − IoU as the distance then gives one or two sizes for each map, and, of all objects scaled to the same
+    area, the ratios. Boxes that are empty or not finite do not count. Equal boxes give equal anchors.
+    Raises ValueError without a usable box or map. Source: Redmon and Farhadi 2017 (YOLO9000), section 2.
+
+    >>> small, large = torch.tensor([[0.1, 0.1, 0.2, 0.2]]), torch.tensor([[0.1, 0.1, 0.9, 0.9]])
+    >>> suggest_anchors(torch.cat([small] * 9 + [large] * 9), [(32, 32), (1, 1)])
+    AnchorSpec(sizes=((0.1,), (0.8,)), ratios=((1.0,), (1.0,)))
+    """
+    if not len(map_shapes):
+        raise ValueError("there are no feature maps: give the height and width of at least one")
+    sides = xyxy_to_cxcywh(boxes.reshape(-1, 4).double())[:, 2:]
+    sides = sides[(sides.isfinite() & (sides > 0)).all(1)]  # (G, 2)
+    if not len(sides):
+        raise ValueError("there is no object whose box is finite and not empty: nothing can be suggested")
+    side = sides.prod(1).sqrt()
+    best_side = [min(LARGEST_SIDE, CELLS_PER_OBJECT / min(shape)) for shape in map_shapes]
+    steps = side.log()[:, None] - torch.tensor(best_side, dtype=torch.float64).log()  # (G, maps)
+    map_index = steps.abs().argmin(1)  # (G,)
+    sizes = [_map_sizes(side[map_index == k], default) for k, default in enumerate(best_side)]
+    return AnchorSpec(tuple(sizes), (_common_ratios(sides[:, 0] / sides[:, 1]),) * len(sizes))
+
+
+def _map_sizes(side: Tensor, default: float) -> tuple[float, ...]:
+    """One or two sizes for the objects of one map (G,), the smaller first; `default` without objects."""
+    if not len(side):
+        return (_round(default),)
+    if len(side) >= MIN_CLUSTERED:
+        low, high = cluster_shapes(side[:, None].expand(-1, 2), 2)[[0, -1], 0].tolist()
+        if high > 1.15 * low:  # otherwise one of the two fits whatever the other does
+            return (_round(low), _round(high))
+    return (_round(float(side.median())),)
+
+
+def _common_ratios(ratio: Tensor) -> tuple[float, ...]:
+    """As many of the ratios (G,) as bring the mean IoU of shapes up to 0.9, the commonest first."""
+    shapes = torch.stack([ratio.sqrt(), ratio.rsqrt()], 1)  # (G, 2), area 1
+    for count in range(1, MAX_RATIOS + 1):
+        centers = cluster_shapes(shapes, count)
+        iou = shape_iou(shapes, centers)  # (G, K)
+        if iou.amax(1).mean() >= 0.9:
+            break
+    order = iou.argmax(1).bincount(minlength=len(centers)).argsort(descending=True, stable=True)
+    return tuple(dict.fromkeys(_round(float(w / h)) for w, h in centers[order]))
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")
+
+
+def shape_iou(a: Tensor, b: Tensor) -> Tensor:
+    """IoU (P, Q) of widths and heights (P, 2) and (Q, 2), as if all boxes had one center.
+
+    >>> shape_iou(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
+    tensor([[1.0000, 0.5000]])
+    """
+    inter = torch.minimum(a[:, None], b).prod(-1)
+    return inter / (a.prod(-1)[:, None] + b.prod(-1) - inter)
+
+
+def cluster_shapes(shapes: Tensor, count: int) -> Tensor:
+    """K-means of widths and heights (P, 2) with 1 − IoU as the distance: centers (K, 2), smallest first.
+
+    K is `count`, or fewer where there are not so many different shapes. It starts as k-means++ does, with a
+    fixed seed; a center is the median of its shapes. Raises ValueError without shapes.
+    """
+    if not len(shapes) or count < 1:
+        raise ValueError(f"{count} clusters of {len(shapes)} shapes: there must be at least one of each")
+    generator = torch.Generator().manual_seed(0)
+    centers = shapes[torch.randint(len(shapes), (1,), generator=generator)]
+    while len(centers) < count:
+        distance = (1 - shape_iou(shapes, centers).amax(1)).clamp(min=0).square()  # (P,)
+        if distance.max() < 1e-9:  # every shape is a center already
+            break
+        drawn = torch.rand((), generator=generator, dtype=torch.float64) * distance.sum()
+        row = int((distance.cumsum(0) < drawn).sum().clamp(max=len(shapes) - 1))
+        centers = torch.cat([centers, shapes[row : row + 1]])
+    member = torch.full((len(shapes),), -1)
+    for _ in range(MAX_ROUNDS):
+        nearest = shape_iou(shapes, centers).argmax(1)
+        if torch.equal(nearest, member):
+            break
+        member = nearest
+        centers = torch.stack([shapes[member == k].median(0).values for k in member.unique()])
+    return centers[centers.prod(1).argsort(stable=True)]

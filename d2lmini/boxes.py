@@ -1,6 +1,6 @@
-"""Box arithmetic: two ways to write a box, their overlap, and offsets relative to an anchor.
+"""Box arithmetic: conversion between two box formats, IoU, and offsets relative to an anchor.
 
-Everything here is batched, follows its input's device and dtype, and knows nothing of networks.
+All functions are batched and follow the device and dtype of their input.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from torch import Tensor
 class Variances(NamedTuple):
     """Scales that bring centre and size offsets to about unit variance (SSD, section 2.2, footnote)."""
 
-    centre: float = 0.1
+    center: float = 0.1
     size: float = 0.2
 
 
 VARIANCES = Variances()
 
 
-def corner_to_centre(boxes: Tensor) -> Tensor:
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(x_min, y_min, x_max, y_max) to (centre x, centre y, width, height), shape (..., 4).
 
-    >>> corner_to_centre(torch.tensor([0.25, 0.0, 0.75, 1.0]))
+    >>> xyxy_to_cxcywh(torch.tensor([0.25, 0.0, 0.75, 1.0]))
     tensor([0.5000, 0.5000, 0.5000, 1.0000])
     """
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def centre_to_corner(boxes: Tensor) -> Tensor:
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(centre x, centre y, width, height) to (x_min, y_min, x_max, y_max), shape (..., 4).
 
-    >>> centre_to_corner(torch.tensor([0.5, 0.5, 0.5, 1.0]))
+    >>> cxcywh_to_xyxy(torch.tensor([0.5, 0.5, 0.5, 1.0]))
     tensor([0.2500, 0.0000, 0.7500, 1.0000])
     """
-    centre, half = boxes[..., :2], boxes[..., 2:] / 2
-    return torch.cat([centre - half, centre + half], dim=-1)
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 def box_area(boxes: Tensor) -> Tensor:
@@ -62,14 +62,15 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.unsqueeze(-2), b.unsqueeze(-3)  # (..., M, 1, 4), (..., 1, N, 4)
     area_a, area_b = box_area(a), box_area(b)
     area_a = torch.where(area_a > 0, area_a, 1)  # an empty box must not divide 0 by 0
-    area_b = torch.where(area_b > 0, area_b, 0)  # nor one that is wider than numbers go and flat
+    area_b = torch.where(area_b > 0, area_b, 0)  # nor infinity times 0 give NaN
     # Each coordinate contiguous: with strided ones the same arithmetic takes ten times as long.
     a, b = a.movedim(-1, 0).contiguous(), b.movedim(-1, 0).contiguous()
-    inter = _overlap(a[0], a[2], b[0], b[2]).mul_(_overlap(a[1], a[3], b[1], b[3]))  # (..., M, N)
+    width, height = (interval_overlap(a[k], a[k + 2], b[k], b[k + 2]) for k in (0, 1))
+    inter = width.mul_(height)  # (..., M, N)
     return inter / (area_a + area_b).sub_(inter)
 
 
-def _overlap(low: Tensor, high: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def interval_overlap(low: Tensor, high: Tensor, start: Tensor, end: Tensor) -> Tensor:
     """Length shared by the intervals [low, high] and [start, end], 0 where they do not meet."""
     return torch.minimum(high, end).sub_(torch.maximum(low, start)).clamp_(min=0)
 
@@ -77,21 +78,21 @@ def _overlap(low: Tensor, high: Tensor, start: Tensor, end: Tensor) -> Tensor:
 def encode(anchors: Tensor, boxes: Tensor, variances: Variances = VARIANCES) -> Tensor:
     """Offsets (..., 4) that move each anchor onto its box (SSD, equation 2).
 
-    Both are corner boxes (..., 4) with sides > 0. The centre moves in units of the anchor's sides, the
-    sides in log ratios; both are divided by their variance. Exact inverse: `decode`.
+    Both are corner boxes (..., 4) with sides > 0. The offset of the centre is in units of the anchor's
+    sides, that of the sides a log ratio; both are divided by their variance. Inverse: `decode`.
 
     >>> anchor = torch.tensor([0.0, 0.0, 0.5, 0.5])
     >>> encode(anchor, torch.tensor([0.25, 0.0, 0.75, 0.5]))
     tensor([5., 0., 0., 0.])
     """
-    anchor, box = corner_to_centre(anchors), corner_to_centre(boxes)
-    centre = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:] / variances.centre
+    anchor, box = xyxy_to_cxcywh(anchors), xyxy_to_cxcywh(boxes)
+    center = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:] / variances.center
     size = (box[..., 2:] / anchor[..., 2:]).log() / variances.size
-    return torch.cat([centre, size], dim=-1)
+    return torch.cat([center, size], dim=-1)
 
 
-# A box is at most this many times its anchor (62.5 is what Detectron and torchvision use): an untrained
-# or diverging network can then be large and wrong, but never infinite.
+# A side is at most 62.5 times that of its anchor, as in Detectron and torchvision: an untrained or
+# diverging network then gives wrong boxes, but never infinite ones.
 MAX_LOG_GROWTH = 4.135
 
 
@@ -101,7 +102,7 @@ def decode(anchors: Tensor, offsets: Tensor, variances: Variances = VARIANCES) -
     Sides grow at most 62.5 times (`MAX_LOG_GROWTH`), so finite offsets give finite boxes. Boxes may
     reach beyond the image: `detect` clips them.
     """
-    anchor = corner_to_centre(anchors)
-    centre = offsets[..., :2] * variances.centre * anchor[..., 2:] + anchor[..., :2]
+    anchor = xyxy_to_cxcywh(anchors)
+    center = offsets[..., :2] * variances.center * anchor[..., 2:] + anchor[..., :2]
     growth = (offsets[..., 2:] * variances.size).clamp(max=MAX_LOG_GROWTH)
-    return centre_to_corner(torch.cat([centre, growth.exp() * anchor[..., 2:]], dim=-1))
+    return cxcywh_to_xyxy(torch.cat([center, growth.exp() * anchor[..., 2:]], dim=-1))

@@ -7,6 +7,7 @@ patched or mixed up is refused instead of giving a model that is quietly wrong.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import tempfile
@@ -21,8 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.backbones import rebuild
-from d2lmini.model import TinySSD, fold
+from d2lmini.model import TinyBackbone, TinySSD, fuse_conv_bn
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
@@ -34,12 +34,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a saved detector needs to be used: names of its classes, free notes (recipe, AP, …), and how
-    pictures get into its square ("stretch" or "letterbox", see `data.annotated`)."""
+    """What a saved detector needs to be used: names of its classes, free notes (recipe, AP, …), how images
+    get into its square ("stretch" or "letterbox", see `data.annotated`), and how the folder that it was
+    trained on was divided (see `data.folders`; None where it was no folder)."""
 
     classes: tuple[str, ...]
     notes: dict[str, Any] = field(default_factory=dict)
-    fit: str = "stretch"
+    resize_mode: str = "stretch"
+    split: dict[str, Any] | None = None
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -112,9 +114,10 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "image_size": list(model.image_size),
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
-        "backbone": getattr(backbone, "options", None),  # ours have them: see `backbones.rebuild`
+        "backbone": getattr(backbone, "options", None),  # ours and timm's have them
         "notes": info.notes,
-        "fit": info.fit,
+        "resize_mode": info.resize_mode,
+        "split": info.split,
         "folded": not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
     }
 
@@ -124,12 +127,26 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
     if backbone is None:
         if record["backbone"] is None:
             raise CheckpointError("this checkpoint was trained with a backbone of your own: pass backbone=…")
-        backbone = rebuild(record["backbone"])
+        backbone = _build_backbone(record["backbone"])
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
     if record.get("folded"):  # written by `export`, for inference
-        model = fold(model)
-    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]), record.get("fit", "stretch"))
+        model = fuse_conv_bn(model)
+    return model, ModelInfo(
+        tuple(record["classes"]),
+        dict(record["notes"]),
+        record.get("resize_mode", record.get("fit", "stretch")),
+        record.get("split"),
+    )
+
+
+def _build_backbone(options: Mapping[str, Any]) -> nn.Module:
+    """An untrained backbone from its recorded options."""
+    if "timm" not in options:
+        return TinyBackbone(**options)
+    # Imported here, by name: the optional package timm is needed only for a file that asks for it.
+    timm = importlib.import_module("d2lmini.interop.timm")
+    return timm.timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})
 
 
 def save_model(path: str | Path, model: TinySSD, info: ModelInfo) -> None:

@@ -1,36 +1,36 @@
-"""Detection: from the network's answers for every anchor to a short list of boxes.
+"""Detection: from the network's predictions for every anchor to a short list of boxes.
 
-Scores below a threshold go first, then all but the best `top_k`, then non-maximum suppression removes
-boxes that a better one already explains. Rows that the threshold rejects never reach suppression: the
-result is the same and the work a hundredth.
+    candidates ──► decode ──► suppression
+    (scores above   (boxes of   (non-maximum suppression, hard or soft,
+     a threshold)    these)      within each image and class)
 
-Hard NMS is exact. Going down the list one box at a time is not needed: whether a box survives depends
-only on better ones, so "survives = valid and no surviving better box overlaps it" has one solution, and
-repeating that sentence for all boxes at once until nothing changes finds it in a few rounds.
+Scores below the threshold go first: suppression would give the same result with them, at a hundred times
+the cost. Candidates of all images lie in flat lists, each with the index of its image.
 
-"Until nothing changes" is a look, and on a GPU a look is a wait. There all shapes are fixed instead, the
-list is walked down once for all pictures, and `detect_padded` returns what was found without any wait.
+Greedy NMS is exact without walking down the list one box at a time. Whether a box survives depends on
+better ones only, so "it survives if no better survivor overlaps it" has one solution, and applying this rule
+to all boxes at once until nothing changes finds it in a few rounds (`greedy_nms`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from d2lmini.boxes import box_iou, decode
-from d2lmini.matching import leading
 
-BLOCK = 64  # candidates that are settled together before the rest is thinned out
-CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**28  # of the overlap matrix at a time; see matching.py
-LONGEST = 2048  # candidates of a picture that are walked down without a look; longer lists take looks
-SOFT = ("linear", "gaussian")
+BLOCK = 64  # candidates that are decided together before the rest is thinned out
+CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**28  # of an IoU matrix at a time
+SOFT_NMS = ("linear", "gaussian")
 
 
 class Detections(NamedTuple):
-    """What was found in one picture, best first: `boxes` (D, 4) corners in [0, 1], `scores` (D,),
+    """What was found in one image, best first: `boxes` (D, 4) corners in [0, 1], `scores` (D,),
     `labels` (D,) class ids from 0 (background is not counted)."""
 
     boxes: Tensor
@@ -43,180 +43,125 @@ class Detections(NamedTuple):
         return Detections(*(t[chosen] for t in self))
 
 
-class PaddedDetections(NamedTuple):
-    """Detections of N pictures in one shape: `boxes` (N, D, 4), `scores` (N, D), `labels` (N, D).
+@dataclass(frozen=True)
+class DetectConfig:
+    """How `detect` chooses and suppresses.
 
-    Each picture's best first; rows after its last have label -1, score 0 and an empty box.
+    A candidate is an (anchor, class) pair whose score reaches `score_threshold`; with `best_class_only` just
+    each anchor's best class, as in D2L. At most the best `top_k` of an image (None: all) are decoded, and
+    clipped to the image unless `clip` is False. NMS removes a box whose IoU with a better one is above
+    `iou_threshold`, among boxes of its class only unless `class_aware` is False. `soft` "linear" or
+    "gaussian" (width `sigma`) lowers scores instead (Soft-NMS). At most `max_detections` of an image remain.
+    Raises ValueError naming the option.
     """
 
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+    score_threshold: float = 0.01
+    iou_threshold: float = 0.45
+    top_k: int | None = 400
+    max_detections: int = 100
+    class_aware: bool = True
+    best_class_only: bool = False
+    clip: bool = True
+    soft: str | None = None
+    sigma: float = 0.5
 
-    def lists(self) -> list[Detections]:
-        """One `Detections` a picture; on a GPU this waits, once."""
-        counts = (self.labels >= 0).sum(1).tolist()
-        return [
-            Detections(b[:n], s[:n], c[:n])
-            for b, s, c, n in zip(self.boxes, self.scores, self.labels, counts, strict=True)
-        ]
-
-
-def detect_padded(
-    logits: Tensor, offsets: Tensor, anchors: Tensor, *, max_detections: int = 100, **options: Any
-) -> PaddedDetections:
-    """What `detect` finds, with its options, as tensors of one shape (D is `max_detections`, or fewer if
-    there are fewer candidates).
-
-    On a GPU nothing waits, unless `top_k` is None or above 2,048.
-    """
-    return _front(*_rows(logits, offsets, anchors, max_detections, **options), max_detections)
-
-
-def _front(boxes: Tensor, scores: Tensor, classes: Tensor, valid: Tensor, most: int) -> PaddedDetections:
-    """The first `most` valid rows of each picture, in order."""
-    order = valid.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    valid = valid.gather(1, order)
-    boxes = boxes.take_along_dim(order.unsqueeze(-1), 1)
-    return PaddedDetections(
-        torch.where(valid.unsqueeze(-1), boxes, 0),
-        torch.where(valid, scores.gather(1, order), 0),
-        torch.where(valid, classes.gather(1, order), -1),
-    )
+    def __post_init__(self) -> None:
+        for name in ("score_threshold", "iou_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be between 0 and 1")
+        for name in ("top_k", "max_detections"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise ValueError(f"{name} is {count}: it must be at least 1")
+        if self.soft is not None and self.soft not in SOFT_NMS:
+            raise ValueError(f"soft is {self.soft!r}: choose from {SOFT_NMS}, or None for hard NMS")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma is {self.sigma}: it must be > 0")
 
 
 @torch.no_grad()
-def detect(
-    logits: Tensor,
-    offsets: Tensor,
-    anchors: Tensor,
-    *,
-    score_threshold: float = 0.01,
-    iou_threshold: float = 0.45,
-    top_k: int | None = 400,
-    max_detections: int = 100,
-    class_aware: bool = True,
-    best_class_only: bool = False,
-    clip: bool = True,
-    soft: str | None = None,
-    sigma: float = 0.5,
-) -> list[Detections]:
-    """Detections of each picture, from logits (N, A, K + 1), offsets (N, A, 4) and anchors (A, 4).
+def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, **options: Any) -> list[Detections]:
+    """Detections of each image, from logits (N, A, K + 1), offsets (N, A, 4) and anchors (A, 4).
 
-    Every (anchor, class) pair whose softmax score reaches `score_threshold` is a candidate; with
-    `best_class_only` just each anchor's best class, as in D2L. The best `top_k` of a picture (None: all)
-    are decoded, clipped to the picture (unless `clip` is False) and go through NMS: a box is removed when
-    its IoU with a better one is above `iou_threshold`, among boxes of its class only unless `class_aware`
-    is False.
-    `soft="linear"` or "gaussian" (width `sigma`) lowers scores instead (`soft_nms`). At most
-    `max_detections` remain. Boxes that are not finite or empty after clipping are left out. Raises
-    ValueError naming the option. Source: SSD, section 2.2 "Inference"; D2L 14.4.4.
+    `options` are those of `DetectConfig`. Boxes that are not finite, or empty after clipping, are left out;
+    among equal scores the lower anchor comes first, then the lower class. Raises ValueError as DetectConfig
+    does, and when the numbers of anchors differ. Source: SSD, section 2.2 "Inference"; D2L 14.4.4.
     """
-    options = (score_threshold, iou_threshold, top_k, class_aware, best_class_only, clip, soft, sigma)
-    rows = _rows(logits, offsets, anchors, max_detections, *options)
-    if logits.device.type != "cpu":
-        return _front(*rows, max_detections).lists()
-    return [
-        Detections(b[v][:max_detections], s[v][:max_detections], c[v][:max_detections])
-        for b, s, c, v in zip(*rows, strict=True)
-    ]
-
-
-@torch.no_grad()
-def _rows(
-    logits: Tensor,
-    offsets: Tensor,
-    anchors: Tensor,
-    max_detections: int,
-    score_threshold: float = 0.01,
-    iou_threshold: float = 0.45,
-    top_k: int | None = 400,
-    class_aware: bool = True,
-    best_class_only: bool = False,
-    clip: bool = True,
-    soft: str | None = None,
-    sigma: float = 0.5,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Boxes (N, k, 4), scores, classes and which of them are found (N, k), by falling score: `detect`."""
-    _check_options(score_threshold, iou_threshold, top_k, max_detections, soft, sigma)
+    config = DetectConfig(**options)
     if not logits.shape[1] == offsets.shape[1] == len(anchors):
         raise ValueError(
             f"logits {tuple(logits.shape)}, offsets {tuple(offsets.shape)}, anchors {tuple(anchors.shape)}: "
             "expected the same number of anchors in each, so take all three from one model"
         )
-    looks = logits.device.type == "cpu" or top_k is None or top_k > LONGEST
-    scores, index, classes = _candidates(logits, score_threshold, top_k, best_class_only, looks)  # (N, k)
-    at = index.unsqueeze(-1).expand(-1, -1, 4)
-    boxes = decode(anchors[index], offsets.gather(1, at))  # (N, k, 4)
-    boxes = boxes.clamp(0, 1) if clip else boxes
-    solid = (boxes[..., 2:] > boxes[..., :2]).all(-1)  # False for NaN, which clamp leaves alone
-    valid = (scores >= score_threshold) & solid
-    groups = classes if class_aware and logits.shape[-1] > 2 else None
-    if soft is not None:
-        rows = soft_nms(boxes, scores, valid, soft, iou_threshold, sigma, groups, max_detections)
-        scores, order = rows
-        valid = (scores >= score_threshold) & (scores > 0)
-        boxes = boxes.take_along_dim(order.unsqueeze(-1), 1)
-        classes = classes.take_along_dim(order, 1)
-    else:
-        valid = suppress(boxes, valid, iou_threshold, groups, looks)
-    return boxes, scores, classes, valid
+    image, anchor, label, score = find_candidates(logits, config)  # (M,) each
+    boxes = decode(anchors[anchor], offsets[image, anchor])  # (M, 4)
+    boxes = boxes.clamp(0, 1) if config.clip else boxes
+    usable = (boxes[:, 2:] > boxes[:, :2]).all(1)  # False for NaN, which clamp leaves alone
+    image, label, score, boxes = (t[usable] for t in (image, label, score, boxes))
+    classes = logits.shape[-1] - 1
+    score = suppress(boxes, score, image * classes + label if config.class_aware else image, config)
+    counts = image.bincount(minlength=len(logits)).tolist()
+    per_image = zip(boxes.split(counts), score.split(counts), label.split(counts), strict=True)
+    return [_best(*found, config) for found in per_image]
 
 
-def _candidates(
-    logits: Tensor, score_threshold: float, top_k: int | None, best_class_only: bool, looks: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, anchor indices and class ids (N, k) of the best candidates, by falling score."""
-    logits, place = _hopeful(logits, score_threshold) if looks else (logits, None)
-    every = foreground_scores(logits)  # (N, A, K); A: those that are left of the anchors
-    # The largest value alone comes much faster than its index, which only the few candidates need.
-    scores = _largest(every).unsqueeze(-1) if best_class_only else every
-    k = scores.shape[-1]
-    scores = scores.flatten(1).nan_to_num(0)  # (N, A * k); a broken network finds nothing
-    if looks:
-        most = int((scores >= score_threshold).sum(1).max()) if scores.numel() else 0
-        scores, index = _first(scores, most if top_k is None else min(most, top_k))
-    else:
-        scores, index = leading(scores, min(top_k, scores.shape[1]))
-    anchor = index if k == 1 else index // k
-    if k < every.shape[-1]:
-        group = every.take_along_dim(anchor.unsqueeze(-1), 1).argmax(-1)
-    else:
-        group = index - k * anchor
-    return scores, anchor if place is None else place.gather(1, anchor), group
+def _best(boxes: Tensor, scores: Tensor, labels: Tensor, config: DetectConfig) -> Detections:
+    """One image's detections by falling score, without those that suppression removed."""
+    order = scores.argsort(descending=True, stable=True)[: config.max_detections]
+    order = order[(scores[order] > 0) & (scores[order] >= config.score_threshold)]
+    return Detections(boxes[order], scores[order], labels[order])
 
 
-def _hopeful(logits: Tensor, score_threshold: float) -> tuple[Tensor, Tensor | None]:
-    """Logits (N, W, K + 1) of the anchors whose score may reach the threshold, and where they stood (N, W).
+# ---- candidates ----
 
-    With more than one class no softmax exceeds the sigmoid of its logit above the background's, and that
-    bound costs one look at each logit. Of a trained network a few anchors in a hundred are left; where that
-    is not so, all are returned, and None. Rows that fill up a picture's list are all background.
+
+class Candidates(NamedTuple):
+    """Pairs of anchor and class, by image and falling score: `image`, `anchor`, `label`, `score` (M,)."""
+
+    image: Tensor
+    anchor: Tensor
+    label: Tensor
+    score: Tensor
+
+
+def find_candidates(logits: Tensor, config: DetectConfig) -> Candidates:
+    """The (anchor, class) pairs of logits (N, A, K + 1) that are worth decoding, at most `top_k` an image."""
+    image, anchor = prefilter_by_logit(logits, config.score_threshold).nonzero(as_tuple=True)  # (R,), (R,)
+    scores = foreground_scores(logits[image, anchor]).nan_to_num(0)  # (R, K); a broken network finds nothing
+    if config.best_class_only:
+        best = torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
+        scores = scores * best
+    rows = scores.split(image.bincount(minlength=len(logits)).tolist())
+    chosen = [_top_k(part.flatten(), config) for part in rows]  # of each image, best first
+    start = 0
+    for part, index in zip(rows, chosen, strict=True):
+        index += start
+        start += part.numel()
+    place = torch.cat(chosen) if chosen else anchor.new_zeros(0)
+    row, label = place // scores.shape[1], place % scores.shape[1]
+    return Candidates(image[row], anchor[row], label, scores[row, label])
+
+
+def _top_k(scores: Tensor, config: DetectConfig) -> Tensor:
+    """Indices of the best `top_k` scores (P,) that reach the threshold, best first, of equals the earlier."""
+    least = config.score_threshold
+    if config.top_k is not None and len(scores) > config.top_k:  # sort only what can be among the best
+        least = max(least, float(scores.topk(config.top_k, sorted=False).values.min()))
+    index = (scores >= least).nonzero().squeeze(1)
+    return index[scores[index].argsort(descending=True, stable=True)[: config.top_k]]
+
+
+def prefilter_by_logit(logits: Tensor, score_threshold: float) -> Tensor:
+    """Which anchors (N, A) may have a score above the threshold, from logits (N, A, K + 1).
+
+    An optimization only: no softmax exceeds the sigmoid of its logit above background's, and this bound costs
+    one comparison. Of a trained network a few anchors in a hundred are left, and only these need a softmax.
     """
-    n, a, classes = logits.shape
-    if classes == 2 or score_threshold == 0 or logits.numel() == 0:
-        return logits, None
-    bound = min(score_threshold, 0.99)  # near 1, rounding of the score is too coarse to be compared
-    least = math.log(bound / (1 - bound)) - 0.01  # rounding again, this time of the softmax
-    lead = _largest(logits[..., 1:]).float() - logits[..., 0].float()  # (N, A)
-    picture, anchor = (lead >= least).nonzero(as_tuple=True)
-    counts = torch.bincount(picture, minlength=n)
-    width = int(counts.max())
-    if 2 * width > a:
-        return logits, None
-    rank = torch.arange(len(picture), device=logits.device) - (counts.cumsum(0) - counts)[picture]
-    place = anchor.new_zeros(n, width)
-    place[picture, rank] = anchor
-    few = logits.new_zeros(n, width, classes)
-    few[..., 0] = torch.inf  # no score at all
-    few[picture, rank] = logits[picture, anchor]
-    return few, place
-
-
-def _largest(x: Tensor) -> Tensor:
-    """`x.amax(-1)`, in two steps: half against half for all rows at once, then along the shorter rows."""
-    half = (x.shape[-1] + 1) // 2
-    return torch.maximum(x[..., :half], x[..., -half:]).amax(-1)  # with an odd number one is in both
+    bound = min(score_threshold, 0.99)  # near 1 rounding of the score is too coarse to be compared
+    least = math.log(bound / (1 - bound)) - 0.01 if bound > 0 else -math.inf  # less what softmax may round
+    half = logits.shape[-1] // 2  # half of the classes against the other first: a long row reduces faster
+    best = torch.maximum(logits[..., 1 : half + 1], logits[..., -half:]).amax(-1)
+    return best.float() - logits[..., 0].float() >= least
 
 
 def foreground_scores(logits: Tensor) -> Tensor:
@@ -227,19 +172,7 @@ def foreground_scores(logits: Tensor) -> Tensor:
     return logits.softmax(-1)[..., 1:]
 
 
-def _first(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row and where they stood; among equals the earlier one first."""
-    if count == 0 or count * 8 > scores.shape[1]:
-        scores, index = scores.sort(dim=1, descending=True, stable=True)
-        return scores[:, :count], index[:, :count]
-    # topk leaves open which of several equal scores it takes, and in which order: it only finds the edge.
-    edge = scores.topk(count, dim=1, sorted=False).values.amin(1, keepdim=True)
-    above, level = scores > edge, scores == edge
-    room = count - above.sum(1, keepdim=True)
-    chosen = above | (level & (level.cumsum(1) <= room))  # exactly `count` in each row
-    index = chosen.nonzero()[:, 1].view(-1, count)
-    scores, order = scores.gather(1, index).sort(dim=1, descending=True, stable=True)
-    return scores, index.gather(1, order)
+# ---- suppression ----
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tensor | None = None) -> Tensor:
@@ -259,92 +192,61 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tenso
             f"boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}: expected (M, 4) and (M,)"
         )
     order = scores.argsort(descending=True, stable=True)
-    groups = None if labels is None else labels[order].unsqueeze(0)
-    valid = boxes[order].isfinite().all(-1)
-    return order[suppress(boxes[order].unsqueeze(0), valid.unsqueeze(0), iou_threshold, groups)[0]]
+    boxes, finite = boxes[order], boxes[order].isfinite().all(-1)
+    keep = torch.zeros_like(finite)
+    for index, valid in group_lists(torch.zeros_like(order) if labels is None else labels[order].long()):
+        keep[index[valid]] = _nms_in_blocks(boxes[index], valid & finite[index], iou_threshold)[valid]
+    return order[keep]
 
 
-def suppress(
-    boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None = None, looks: bool = True
-) -> Tensor:
-    """Which boxes (N, M) greedy NMS keeps, for N lists at once that are sorted by falling score.
+def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, config: DetectConfig) -> Tensor:
+    """New scores (M,) of boxes (M, 4) after NMS or Soft-NMS within each group; 0 where a box is removed.
 
-    Shapes: boxes (N, M, 4), valid (N, M) bool, groups (N, M) ints if only boxes of one group may remove
-    each other. Invalid boxes are neither kept nor remove anything. Without `looks` nothing waits for the
-    device: every place of the lists is gone through, whether anything changes or not.
+    `groups` (M,) int64 says which boxes compete: those of one image, or of one image and class; in each
+    group `scores` (M,) have to fall.
     """
-    n, m = valid.shape
-    entries = CPU_ENTRIES if boxes.device.type == "cpu" else GPU_ENTRIES
-    step = max(1, entries // max(1, (BLOCK if looks else m) * m))
-    pieces = [slice(i, i + step) for i in range(0, n, step)]
-    piece = _suppress_piece if looks else _walk_down
-    kept = [piece(boxes[p], valid[p], iou_threshold, None if groups is None else groups[p]) for p in pieces]
-    return torch.cat(kept) if kept else valid
+    new = torch.zeros_like(scores)
+    for index, valid in group_lists(groups):
+        if config.soft is None:
+            found = scores[index] * _nms_in_blocks(boxes[index], valid, config.iou_threshold)
+        else:
+            options = (config.soft, config.iou_threshold, config.sigma, config.max_detections)
+            found = soft_nms(boxes[index], scores[index] * valid, *options)
+        new[index[valid]] = found[valid]
+    return new
 
 
-def _suppress_piece(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
-    """`suppress` block by block: settle the best `BLOCK` boxes, drop what they overlap, go on."""
-    n, m = valid.shape
-    keep = torch.zeros(n, m + 1, dtype=torch.bool, device=boxes.device)  # the last: a waste bin
-    source = torch.arange(m, device=boxes.device).expand(n, m)
-    head, rest = slice(None, BLOCK), slice(BLOCK, None)
-    while True:
-        source, boxes, valid, groups = _compact(source, boxes, valid, groups, waste=m)
-        kept = _settle(boxes[:, head], valid[:, head], iou_threshold, _part(groups, head))
-        keep.scatter_(1, source[:, head], kept)
-        if source.shape[1] <= BLOCK:
-            return keep[:, :m]
-        _, winners, real, teams = _compact(source[:, head], boxes[:, head], kept, _part(groups, head), m)
-        winners = torch.where(real.unsqueeze(-1), winners, 0)  # an empty box has IoU 0 with everything
-        overlap = _overlap(winners, boxes[:, rest], teams, _part(groups, rest))
-        valid = valid[:, rest] & ~(overlap.amax(1) > iou_threshold)
-        source, boxes, groups = source[:, rest], boxes[:, rest], _part(groups, rest)
+def group_lists(groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Lists (L, W) of the indices of each group (M,), in their order, and which of them are real (L, W).
+
+    Groups of like size come together, in pieces whose IoU matrices fit into memory.
+    """
+    order = groups.argsort(stable=True)
+    counts = groups[order].unique_consecutive(return_counts=True)[1]
+    starts = counts.cumsum(0) - counts
+    by_size = counts.argsort(descending=True, stable=True)
+    sizes = counts[by_size].tolist()
+    entries = CPU_ENTRIES if groups.device.type == "cpu" else GPU_ENTRIES
+    at = 0
+    while at < len(sizes):
+        width = sizes[at]
+        piece = sizes[at : at + max(1, entries // (BLOCK * width))]
+        rows = sum(4 * size >= width for size in piece)  # shorter ones would be padding for the most part
+        group = by_size[at : at + rows]
+        column = torch.arange(width, device=order.device)
+        valid = column < counts[group].unsqueeze(1)  # (L, W)
+        place = starts[group].unsqueeze(1) + column
+        yield order[torch.where(valid, place, 0)], valid
+        at += rows
 
 
-def _walk_down(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
-    """`suppress` one place of the lists after the other, for all of them at once: nothing is looked at."""
-    removes = (_overlap(boxes, boxes, groups, groups) > iou_threshold).float().triu(1)  # (N, M, M)
-    alive = valid.float()
-    for i in range(valid.shape[1]):  # alive and removed by i, which is alive: 1 - 1 · 1
-        alive = torch.addcmul(alive, alive, removes[:, i] * alive[:, i : i + 1], value=-1)
-    return alive > 0
+def greedy_nms(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+    """Which boxes greedy NMS keeps (L, W), of lists (L, W, 4) by falling score, real where `valid` (L, W).
 
-
-def _compact(
-    source: Tensor, boxes: Tensor, valid: Tensor, groups: Tensor | None, waste: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Move the valid entries of each row to its front, in order, and cut to the longest row."""
-    n, m = valid.shape
-    count = valid.sum(1)
-    width = int(count.max()) if valid.numel() else 0
-    if width == m:
-        return source, boxes, valid, groups
-    place = torch.where(valid, valid.cumsum(1) - 1, width)  # (N, M); invalid ones pile up at the end
-    index = torch.zeros(n, width + 1, dtype=torch.int64, device=valid.device)
-    columns = torch.arange(m, device=valid.device).expand(n, m)
-    index = index.scatter_(1, place, columns)[:, :width]
-    filled = torch.arange(width, device=valid.device) < count.unsqueeze(1)
-    source = torch.where(filled, source.gather(1, index), waste)
-    boxes = boxes.take_along_dim(index.unsqueeze(-1), 1)
-    return source, boxes, filled, None if groups is None else groups.gather(1, index)
-
-
-def _part(groups: Tensor | None, columns: slice) -> Tensor | None:
-    return None if groups is None else groups[:, columns]
-
-
-def _overlap(a: Tensor, b: Tensor, group_a: Tensor | None, group_b: Tensor | None) -> Tensor:
-    """IoU (N, P, Q) of boxes (N, P, 4) and (N, Q, 4), 0 between different groups."""
-    iou = box_iou(a, b)
-    if group_a is None or group_b is None:
-        return iou
-    return iou.mul_(group_a.unsqueeze(2) == group_b.unsqueeze(1))
-
-
-def _settle(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor | None) -> Tensor:
-    """Which boxes (N, B) of a block survive among themselves."""
-    # removes[n, i, j] is 1 where box i, if it survives, removes the worse box j
-    removes = (_overlap(boxes, boxes, groups, groups) > iou_threshold).float().triu(1)
+    A box is kept if no better kept box overlaps it: applied to all boxes until nothing changes.
+    """
+    # removes[l, i, j] is 1 where box i, if it is kept, removes the worse box j
+    removes = (box_iou(boxes, boxes) > iou_threshold).float().triu(1)  # (L, W, W)
     kept = valid
     while True:
         removed = torch.bmm(kept.float().unsqueeze(1), removes).squeeze(1) > 0
@@ -354,50 +256,70 @@ def _settle(boxes: Tensor, valid: Tensor, iou_threshold: float, groups: Tensor |
         kept = now
 
 
-class SoftRows(NamedTuple):
-    """`scores` (N, D) after Soft-NMS, falling, and `order` (N, D): which box each belongs to."""
+def _nms_in_blocks(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+    """`greedy_nms` for long lists: decide on the best `BLOCK`, drop what they overlap, go on with the rest.
 
-    scores: Tensor
-    order: Tensor
+    An optimization only: after the first blocks little is left, and most (L, W, W) IoUs are never needed.
+    """
+    n, m = valid.shape
+    keep = valid.new_zeros(n, m + 1)  # the last column takes what padding writes
+    column = torch.arange(m, device=valid.device).expand(n, m)
+    head, rest = slice(None, BLOCK), slice(BLOCK, None)
+    while True:
+        column, boxes, valid = _compact(column, boxes, valid, m)
+        kept = greedy_nms(boxes[:, head], valid[:, head], iou_threshold)
+        keep.scatter_(1, column[:, head], kept)
+        if column.shape[1] <= BLOCK:
+            return keep[:, :m]
+        _, winners, real = _compact(column[:, head], boxes[:, head], kept, m)
+        winners = torch.where(real.unsqueeze(-1), winners, 0)  # an empty box has IoU 0 with everything
+        free = box_iou(winners, boxes[:, rest]).amax(1) <= iou_threshold
+        column, boxes, valid = column[:, rest], boxes[:, rest], valid[:, rest] & free
+
+
+def _compact(column: Tensor, boxes: Tensor, valid: Tensor, padding: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Move the valid entries of each list to its front, in order, and cut to the longest list."""
+    count = valid.sum(1)
+    width = int(count.max()) if valid.numel() else 0
+    if width == valid.shape[1]:
+        return column, boxes, valid
+    place = torch.where(valid, valid.cumsum(1) - 1, width)  # invalid ones pile up at the end
+    index = place.new_zeros(len(valid), width + 1)
+    index.scatter_(1, place, torch.arange(valid.shape[1], device=valid.device).expand_as(place))
+    index = index[:, :width]
+    filled = torch.arange(width, device=valid.device) < count.unsqueeze(1)
+    column = torch.where(filled, column.gather(1, index), padding)
+    return column, boxes.take_along_dim(index.unsqueeze(-1), 1), filled
 
 
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
-    valid: Tensor,
     kind: str = "gaussian",
     iou_threshold: float = 0.45,
     sigma: float = 0.5,
-    groups: Tensor | None = None,
     max_detections: int = 100,
-) -> SoftRows:
-    """Soft-NMS: overlapping boxes lose score instead of their place, for N lists at once.
+) -> Tensor:
+    """New scores (L, W) by Soft-NMS: a box that overlaps a better one loses score, not its place.
 
-    Shapes: boxes (N, M, 4), scores and valid (N, M), groups (N, M) as in `suppress`. The best box left is
-    taken; every other of its group is multiplied by 1 − IoU where the IoU is above `iou_threshold`
-    ("linear"), or by exp(−IoU²/σ) ("gaussian"); repeat. Every choice depends on the one before, so this is
-    a loop over the at most `max_detections` boxes that come out, for all pictures at once; invalid
-    entries come out with score 0. Source: Bodla et al. 2017, equations 2 and 3.
+    Shapes: boxes (L, W, 4), scores (L, W), 0 for padding. The best box left is taken; every other is
+    multiplied by `soft_factor` of its IoU with it; repeat. Each choice depends on the one before, so this
+    is a loop over the at most `max_detections` boxes that come out; all others get 0. Raises ValueError for
+    an unknown kind. Source: Bodla et al. 2017, equations 2 and 3.
     """
-    if kind not in SOFT:
-        raise ValueError(f"soft is {kind!r}: choose from {SOFT}")
-    left = torch.where(valid, scores, 0)
-    boxes = torch.where(valid.unsqueeze(-1), boxes, 0)
-    out_scores, out_order = [], []
+    if kind not in SOFT_NMS:
+        raise ValueError(f"soft is {kind!r}: choose from {SOFT_NMS}")
+    boxes = torch.where((scores > 0).unsqueeze(-1), boxes, 0)  # padding may hold anything
+    left, taken = scores, torch.zeros_like(scores)
     for _ in range(min(max_detections, scores.shape[1])):
-        best, index = left.max(1, keepdim=True)  # (N, 1)
-        out_scores.append(best)
-        out_order.append(index)
-        if best.device.type == "cpu" and not (best > 0).any():  # elsewhere a look is a wait
+        best, index = left.max(1, keepdim=True)  # (L, 1)
+        if not (best > 0).any():
             break
-        chosen = boxes.take_along_dim(index.unsqueeze(-1), 1)
-        group = None if groups is None else groups.gather(1, index)
-        iou = _overlap(chosen, boxes, group, groups).squeeze(1)  # (N, M)
-        left = left * soft_factor(iou, kind, iou_threshold, sigma)
-        left = left.scatter(1, index, 0.0)
-    if not out_order:
-        return SoftRows(scores[:, :0], torch.zeros_like(scores[:, :0], dtype=torch.int64))
-    return SoftRows(torch.cat(out_scores, 1), torch.cat(out_order, 1))
+        taken = torch.maximum(taken, torch.zeros_like(taken).scatter(1, index, best))
+        chosen = boxes.take_along_dim(index.unsqueeze(-1), 1)  # (L, 1, 4)
+        iou = box_iou(chosen, boxes).squeeze(1)  # (L, W)
+        left = (left * soft_factor(iou, kind, iou_threshold, sigma)).scatter(1, index, 0.0)
+    return taken
 
 
 def soft_factor(iou: Tensor, kind: str, iou_threshold: float = 0.45, sigma: float = 0.5) -> Tensor:
@@ -409,23 +331,3 @@ def soft_factor(iou: Tensor, kind: str, iou_threshold: float = 0.45, sigma: floa
     if kind == "gaussian":
         return torch.exp(-(iou**2) / sigma)
     return torch.where(iou > iou_threshold, 1 - iou, 1.0)
-
-
-def _check_options(
-    score_threshold: float,
-    iou_threshold: float,
-    top_k: int | None,
-    max_detections: int,
-    soft: str | None,
-    sigma: float,
-) -> None:
-    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}: it must be between 0 and 1")
-    for name, count in (("top_k", top_k), ("max_detections", max_detections)):
-        if count is not None and count < 1:
-            raise ValueError(f"{name} is {count}: it must be at least 1")
-    if soft is not None and soft not in SOFT:
-        raise ValueError(f"soft is {soft!r}: choose from {SOFT}, or None for hard NMS")
-    if not sigma > 0:
-        raise ValueError(f"sigma is {sigma}: it must be > 0")

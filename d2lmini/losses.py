@@ -7,11 +7,11 @@ divided by the number of positives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -95,9 +95,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def hard_negatives(loss: Tensor, labels: Tensor, ratio: float = 3.0, minimum: int = 0) -> Tensor:
-    """Which anchors (N, A) count as negatives: in each picture the `ratio` × positives of largest loss.
+    """Which anchors (N, A) count as negatives: in each image the `ratio` × positives of largest loss.
 
-    `loss` (N, A) is the class loss, `labels` (N, A) with 0 for background. A picture without a positive
+    `loss` (N, A) is the class loss, `labels` (N, A) with 0 for background. An image without a positive
     gets `minimum` of them. Ties go to the lower index. Source: SSD, section 2.2.
     """
     positive = labels > 0
@@ -137,8 +137,8 @@ class LossConfig:
     `negatives` is how many negatives count per positive, None for all of them (as focal loss wants);
     `mining` says which, the "hard" ones or "random" ones. An image without objects contributes
     `minimum_negatives`. A loss is the sum over anchors divided by the number of "positives", or, as in
-    D2L, its mean over all "anchors" (the box loss: over all four numbers of each): `cls_normaliser`,
-    `box_normaliser`. Raises ValueError naming the option.
+    D2L, its mean over all "anchors" (the box loss: over all four numbers of each): `cls_normalizer`,
+    `box_normalizer`. Raises ValueError naming the option.
     """
 
     cls: str = "cross_entropy"
@@ -151,8 +151,8 @@ class LossConfig:
     cls_weight: float = 1.0
     box_weight: float = 1.0
     mining: str = "hard"
-    cls_normaliser: str = "positives"
-    box_normaliser: str = "positives"
+    cls_normalizer: str = "positives"
+    box_normalizer: str = "positives"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -170,13 +170,13 @@ class LossConfig:
 CLASS_LOSSES = ("cross_entropy", "focal")
 BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
 MINING = ("hard", "random")
-NORMALISERS = ("positives", "anchors")
+NORMALIZERS = ("positives", "anchors")
 CHOICES = {
     "cls": CLASS_LOSSES,
     "box": BOX_LOSSES,
     "mining": MINING,
-    "cls_normaliser": NORMALISERS,
-    "box_normaliser": NORMALISERS,
+    "cls_normalizer": NORMALIZERS,
+    "box_normalizer": NORMALIZERS,
 }
 
 
@@ -185,19 +185,18 @@ def ssd_loss(
     offsets: Tensor,
     targets: Targets,
     config: LossConfig | None = None,
-    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Losses:
     """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
     Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without
-    a single positive is divided by 1. Where this is one rank's part of a batch, `total` sums numbers
-    over all parts. Random negatives come from torch's own generator. Nothing here waits for the
-    device. Source: SSD, equations 1 to 3.
+    a single positive is divided by 1. In a distributed run each rank has a part of the batch, and the
+    number is the mean over all ranks, so that the mean of the gradients is that of the whole batch.
+    Random negatives come from torch's own generator. Nothing here waits for a GPU. Source: SSD,
+    equations 1 to 3.
     """
     config = LossConfig() if config is None else config
     positive = targets.labels > 0
-    count = positive.sum()
-    count = (count if total is None else total(count)).clamp(min=1)
+    count = mean_over_ranks(positive.sum())
     cls = _class_loss(logits, targets.labels, config)
     if config.negatives is not None:
         few = config.minimum_negatives
@@ -208,9 +207,18 @@ def ssd_loss(
     offsets = torch.where(positive.unsqueeze(-1), offsets, 0)
     box = _box_loss(offsets, targets.offsets, config)
     cls, box = config.cls_weight * cls.sum(), config.box_weight * box.sum()
-    anchors = positive.numel() if total is None else total(count.new_full((), positive.numel()))
-    cls = cls / (count if config.cls_normaliser == "positives" else anchors)
-    return Losses(cls, box / (count if config.box_normaliser == "positives" else 4 * anchors))
+    anchors = mean_over_ranks(count.new_full((), positive.numel()))
+    cls = cls / (count if config.cls_normalizer == "positives" else anchors)
+    return Losses(cls, box / (count if config.box_normalizer == "positives" else 4 * anchors))
+
+
+def mean_over_ranks(count: Tensor) -> Tensor:
+    """A count, or in a distributed run its mean over all ranks; at least one in all."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count.clamp(min=1)
+    total = count.clone()
+    dist.all_reduce(total)
+    return total.clamp(min=1) / dist.get_world_size()
 
 
 def _class_loss(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:

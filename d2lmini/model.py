@@ -1,8 +1,8 @@
 """TinySSD: a small base network, ever coarser feature maps, and two 3 × 3 heads on each of them.
 
-The network is D2L's (14.7.1), to the parameter: five scales, 5,444 anchors for a 256 × 256 picture. What
+The network is D2L's (14.7.1), to the parameter: five scales, 5,444 anchors for a 256 × 256 image. What
 differs costs nothing: anchors are made once and kept as a buffer, pooling comes before ReLU (the same
-numbers, fewer of them to clamp), and pixels are normalised inside, so that a picture is a picture
+numbers, fewer of them to clamp), and pixels are normalised inside, so that an image is an image
 wherever the model goes.
 """
 
@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
 
@@ -49,9 +50,9 @@ def downsample(in_channels: int, out_channels: int) -> nn.Sequential:
 class TinyBackbone(nn.Module):
     """D2L's base network and downsampling blocks: five feature maps, finest first.
 
-    `channels` are those of the base network's blocks, each of which halves the picture; the last is the
+    `channels` are those of the base network's blocks, each of which halves the image; the last is the
     first map. Then come `extra` more halvings of `width` channels, and one map of a single pixel. With
-    the defaults a picture of 256 gives maps of 32, 16, 8, 4 and 1 pixels. `finer` blocks of the base
+    the defaults an image of 256 gives maps of 32, 16, 8, 4 and 1 pixels. `finer` blocks of the base
     network before its last give a map, too: 1 puts one of 64 pixels in front.
     """
 
@@ -82,7 +83,7 @@ class TinyBackbone(nn.Module):
 
 
 class TinySSD(nn.Module):
-    """A single-shot detector: pictures in, class logits and box offsets of every anchor out.
+    """A single-shot detector: images in, class logits and box offsets of every anchor out.
 
     `num_classes` does not count background. `image_size` is one side or (height, width) in pixels; the
     anchors are a buffer made for it (`set_image_size` makes others). `anchor_spec` has one row per map.
@@ -111,14 +112,14 @@ class TinySSD(nn.Module):
         self.num_classes, self.anchor_spec = num_classes, anchor_spec
         self.backbone = TinyBackbone() if backbone is None else backbone
         shapes = self.set_image_size(image_size)
-        per_map = list(zip(shapes, anchor_spec.per_pixel, strict=True))
+        per_map = list(zip(shapes, anchor_spec.num_anchors_per_location, strict=True))
         self.class_heads = nn.ModuleList(
             nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for (c, _, _), k in per_map
         )
         self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for (c, _, _), k in per_map)
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> list[tuple[int, int, int]]:
-        """Make the model ready for pictures of another size: new anchors, the same weights.
+        """Make the model ready for images of another size: new anchors, the same weights.
 
         Returns (channels, height, width) of the feature maps. Raises ValueError when the size is too
         small for the backbone.
@@ -133,22 +134,22 @@ class TinySSD(nn.Module):
         return shapes
 
     def forward(self, images: Tensor) -> Predictions:
-        """Predictions for pictures (N, 3, H, W): uint8, or floats in [0, 1].
+        """Predictions for images (N, 3, H, W): uint8, or floats in [0, 1].
 
-        Raises ValueError when the pictures are not of the size the model was built for.
+        Raises ValueError when the images are not of the size the model was built for.
         """
         if tuple(images.shape[1:]) != (3, *self.image_size):
             raise ValueError(
-                f"pictures have shape {tuple(images.shape)}, the model was built for "
+                f"images have shape {tuple(images.shape)}, the model was built for "
                 f"(N, 3, {self.image_size[0]}, {self.image_size[1]}): resize them, or call set_image_size"
             )
-        maps = self.backbone(normalise(images, self.class_heads[0].weight.dtype))
-        logits = _concatenate(self.class_heads, maps, self.num_classes + 1)
-        return Predictions(logits, _concatenate(self.box_heads, maps, 4))
+        maps = self.backbone(normalize(images, self.class_heads[0].weight.dtype))
+        logits = flatten_heads(self.class_heads, maps, self.num_classes + 1)
+        return Predictions(logits, flatten_heads(self.box_heads, maps, 4))
 
 
 @torch.no_grad()
-def set_prior(model: TinySSD, foreground: float = 0.01) -> None:
+def init_class_bias(model: TinySSD, foreground: float = 0.01) -> None:
     """Start the class heads from the belief that an anchor holds an object with probability `foreground`.
 
     Only biases change: background's becomes log(K (1 − π) / π), the classes' 0. Meant for a network that
@@ -164,10 +165,10 @@ def set_prior(model: TinySSD, foreground: float = 0.01) -> None:
 
 
 @torch.no_grad()
-def adapt(model: TinySSD, sources: Sequence[int | None]) -> TinySSD:
+def replace_class_heads(model: TinySSD, sources: Sequence[int | None]) -> TinySSD:
     """A copy of a detector for classes of your own, to be trained further.
 
-    Trunk and box heads come along, and so does what the class heads know of background. Your class k
+    Backbone and box heads come along, and so does what the class heads know of background. Your class k
     starts from what they know of the model's class `sources[k]`, or anew where that is None. Raises
     ValueError without classes and for a class that the model does not have.
     """
@@ -185,7 +186,7 @@ def adapt(model: TinySSD, sources: Sequence[int | None]) -> TinySSD:
 
 
 def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) -> nn.Conv2d:
-    """A head for len(sources) classes that starts from one for `classes`: see `adapt`."""
+    """A head for len(sources) classes that starts from one for `classes`: see `replace_class_heads`."""
     anchors = head.out_channels // (classes + 1)
     channels = anchors * (len(sources) + 1)
     new = nn.Conv2d(head.in_channels, channels, head.kernel_size, padding=head.padding).to(head.weight)
@@ -199,46 +200,37 @@ def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) ->
 
 
 @torch.no_grad()
-def fold(model: TinySSD) -> TinySSD:
+def fuse_conv_bn(model: TinySSD) -> TinySSD:
     """A copy for inference in which every batch normalisation has become part of the convolution before it.
 
     In evaluation mode both are linear, so together they are one convolution: its filters times
-    γ / √(variance + ε), its bias moved along. The answers are the same up to rounding; a folded network
+    γ / √(variance + ε), its bias changed to match. Predictions are the same up to rounding; a fused network
     cannot be trained as the original was. Computed in float64: every machine gets the same weights.
     """
-    folded = copy.deepcopy(model).eval()
-    for block in folded.backbone.modules():
+    fused = copy.deepcopy(model).eval()
+    for block in fused.backbone.modules():
         if not isinstance(block, nn.Sequential):
             continue
         for i, (conv, norm) in enumerate(pairwise(list(block))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                _fold_into(conv, norm)
+                dtype = conv.weight.dtype
+                block[i] = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
                 block[i + 1] = nn.Identity()
-    return folded
+    return fused
 
 
-def _fold_into(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Give a convolution the weights with which it does its normalisation's work too."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()  # (C',)
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    weight = conv.weight.double() * scale.view(-1, 1, 1, 1)
-    bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
-    conv.weight = nn.Parameter(weight.to(conv.weight.dtype))
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype))
-
-
-def normalise(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+def normalize(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Pixels, uint8 or floats in [0, 1], to about zero mean and unit variance; shape unchanged.
 
     Raises ValueError for other whole numbers, whose range nobody can know.
     """
     if images.dtype != torch.uint8 and not images.is_floating_point():
-        raise ValueError(f"pictures are {images.dtype}: give uint8 (0 to 255), or floats from 0 to 1")
+        raise ValueError(f"images are {images.dtype}: give uint8 (0 to 255), or floats from 0 to 1")
     scale = 255.0 if images.dtype == torch.uint8 else 1.0
     return images.to(dtype).mul(1 / (scale * PIXEL_STD)).sub(PIXEL_MEAN / PIXEL_STD)
 
 
-def _concatenate(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
+def flatten_heads(heads: nn.ModuleList, maps: Sequence[Tensor], values: int) -> Tensor:
     """One head per map, all anchors of all maps behind each other: float32 (N, A, values)."""
     out = [
         head(x).permute(0, 2, 3, 1).unflatten(-1, (-1, values)).flatten(1, 3)  # (N, H * W * k, values)
@@ -255,7 +247,7 @@ def map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[i
     stride = getattr(backbone, "stride", 1)
     if len(image_size) != 2 or min(image_size) < stride:
         raise ValueError(
-            f"image_size {image_size} is too small for this backbone, which halves a picture "
+            f"image_size {image_size} is too small for this backbone, which halves an image "
             f"{int(math.log2(stride))} times: give at least {stride} pixels a side"
         )
     modes = [(module, module.training) for module in backbone.modules()]  # some may be frozen
@@ -264,6 +256,6 @@ def map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[i
     maps = backbone.eval()(blank)
     for module, training in modes:
         module.training = training
-    if not isinstance(maps, (list, tuple)) or any(m.ndim != 4 for m in maps):
+    if not isinstance(maps, (list, tuple)) or not maps or any(m.ndim != 4 for m in maps):
         raise ValueError("the backbone must return a list of feature maps (N, C, H, W), finest first")
     return [tuple(m.shape[1:]) for m in maps]

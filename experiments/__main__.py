@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from d2lmini import train
+from d2lmini.engine import state
 from experiments import rows, sweep, tables
 from experiments.questions import QUESTIONS
 from experiments.scales import SCALES
@@ -87,13 +87,13 @@ def one(options: argparse.Namespace) -> None:
     """`row`: compute or read one row, and print its scores."""
     torch.set_num_threads(options.threads)
     row = sweep.find(options.name)
-    with sweep.claim(row) as mine:
-        if not mine:
+    with sweep.claim(row) as claimed:
+        if not claimed:
             raise ValueError(f"another process is computing {row.trained_as.name}: wait for it")
         if options.again:
             rows.forget(row)
         if options.again or rows.read(row, options.results) is None:
-            result = rows.compute(row, options.device, beat=lambda text: print(f"  {text}", flush=True))
+            result = rows.compute(row, options.device, log=lambda text: print(f"  {text}", flush=True))
             rows.write(row.path(options.results), result)
     kept = rows.read(row, options.results)
     print(f"{row.name}  AP50 {kept['final']['ap50']:.3f}  AP {kept['final']['ap']:.3f}")
@@ -108,7 +108,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; what a user can mend is said in one line."""
+    """Run a command; a user's error is one line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(arguments)
     try:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             show(options)
         else:
             print(tables.write(options.scale, options.results))
-    except (ValueError, train.Interrupted) as error:
+    except (ValueError, state.Interrupted) as error:
         sys.exit(str(error))
 
 

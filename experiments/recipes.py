@@ -12,18 +12,18 @@ from experiments.setting import Changes
 AUGMENTATION: Changes = {"augment": None}
 ANCHORS: Changes = {"anchors": "D2L's"}
 BOX_LOSS: Changes = {"loss.box": "l1"}
-CLASS_LOSS: Changes = {"loss.negatives": None, "loss.cls_normaliser": "anchors"}
-BOX_MEAN: Changes = {"loss.box_normaliser": "anchors"}
+CLASS_LOSS: Changes = {"loss.negatives": None, "loss.cls_normalizer": "anchors"}
+BOX_MEAN: Changes = {"loss.box_normalizer": "anchors"}
 UPDATES: Changes = {
-    "optimiser": "sgd",
+    "optimizer": "sgd",
     "lr": 0.2,
     "momentum": 0.0,
     "schedule": "constant",
-    "clip": None,
+    "max_grad_norm": None,
     "batch_times": 2,
 }
-START_BIAS: Changes = {"prior": 0.01}
-ALL_NEGATIVES: Changes = {"loss.negatives": None, **START_BIAS}  # what this book settled on
+PRIOR_BIAS: Changes = {"prior_prob": 0.01}
+ALL_NEGATIVES: Changes = {"loss.negatives": None, **PRIOR_BIAS}  # what this book settled on
 D2L: Changes = {**AUGMENTATION, **ANCHORS, **BOX_LOSS, **CLASS_LOSS, **BOX_MEAN, **UPDATES}
 
 

@@ -1,6 +1,6 @@
-"""How much of a score is luck of the pictures: AP of many random draws of the same held-out set.
+"""How much of a score is luck of the images: AP of many random draws of the same held-out set.
 
-Drawing pictures with repetition only changes how often each detection counts; whether it is right stays.
+Drawing images with repetition only changes how often each detection counts; whether it is right stays.
 So everything is matched once, and a draw is a row of weights.
 """
 
@@ -18,10 +18,10 @@ from d2lmini.evaluate import COCO_IOU_THRESHOLDS, COCO_RECALL_LEVELS, precision_
 DRAWS = 100
 
 
-def draw_pictures(pictures: int, draws: int = DRAWS) -> np.ndarray:
-    """How often each picture is drawn (draws, pictures): the same for all rows, so that rows pair."""
+def draw_images(images: int, draws: int = DRAWS) -> np.ndarray:
+    """How often each image is drawn (draws, images): the same for all rows, so that rows pair."""
     generator = np.random.default_rng(0)
-    return generator.multinomial(pictures, np.full(pictures, 1 / pictures), size=draws)
+    return generator.multinomial(images, np.full(images, 1 / images), size=draws)
 
 
 def resampled_ap(
@@ -34,7 +34,7 @@ def resampled_ap(
 ) -> np.ndarray:
     """AP (draws, thresholds) of each draw, mean over the classes that have an object in it.
 
-    `weights` (draws, N) is how often each picture counts; shapes otherwise as in `evaluate`.
+    `weights` (draws, N) is how often each image counts; shapes otherwise as in `evaluate`.
     """
     out = np.full((classes, len(weights), len(thresholds)), np.nan)
     for k in range(classes):
@@ -51,7 +51,7 @@ def resampled_ap(
 
 
 def _of_class(detections: Sequence[Detections], k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and score (M,) of every detection of a class, in the order in which they are evaluated."""
+    """Image and score (M,) of every detection of a class, in the order in which they are evaluated."""
     image = np.repeat(np.arange(len(detections)), [len(one.scores) for one in detections])
     scores, labels = (torch.cat([getattr(one, n) for one in detections]) for n in ("scores", "labels"))
     mine = (labels == k).cpu().numpy()

@@ -1,8 +1,7 @@
-"""One row: draw the pictures, train, score, keep. What is kept says how to get it again."""
+"""One row: draw the images, train, score, keep. What is kept says how to get it again."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import importlib.metadata
@@ -12,32 +11,34 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 import d2lmini
-from d2lmini import checkpoint, data, runtime, train
+from d2lmini import checkpoint, data, train
 from d2lmini.data import Batch
-from d2lmini.detect import Detections, detect
-from d2lmini.evaluate import AnchorMetrics, anchor_metrics, evaluate
-from d2lmini.matching import match
-from d2lmini.model import TinyBackbone, TinySSD, set_prior
-from experiments.resample import draw_pictures, resampled_ap
+from d2lmini.detect import Detections
+from d2lmini.engine import devices, state
+from d2lmini.engine.validation import validate
+from d2lmini.evaluate import evaluate
+from d2lmini.model import TinyBackbone, TinySSD, init_class_bias
+from experiments.resample import draw_images, resampled_ap
 from experiments.scales import SCALES
 from experiments.setting import Changes, Setting, of_training, resolve, slug
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
-WORK = ROOT / "runs" / "experiments"  # pictures, checkpoints, claims: nothing that is committed
+WORK = ROOT / "runs" / "experiments"  # images, checkpoints, locks: nothing that is committed
 FINAL = "final.safetensors"
 SIZES_AT = 256
-# Where a row ran and how often it was looked at: not what it is.
-ASIDE = ("device", "precision", "channels_last", "keep_allocations", "graph", "eval_every")
+# Options that say where a row ran and how often it was scored: its result does not follow from them.
+FREE = ("device", "precision", "channels_last", "disable_malloc_trim", "graph", "eval_every")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Row:
         """What is run. Raises ValueError where the scale has no such setting."""
         setting = resolve(SCALES[self.scale], self.preset, self.changes)
         if setting is None:
-            raise ValueError(f"{self.name}: pictures would be too small at this scale")
+            raise ValueError(f"{self.name}: images would be too small at this scale")
         return replace(setting, config=replace(setting.config, seed=self.seed))
 
     @property
@@ -93,7 +94,7 @@ def _differences(kept: Any, asked: Any, name: str = "") -> list[str]:
         return [] if kept == asked else [name]
     return [
         difference
-        for key in kept.keys() & asked.keys() - set(ASIDE)
+        for key in kept.keys() & asked.keys() - set(FREE)
         for difference in _differences(kept[key], asked[key], f"{name}.{key}".lstrip("."))
     ]
 
@@ -119,19 +120,17 @@ def rounded(value: Any, digits: int = 5) -> Any:
 # ---------------------------------------------------------------------------------------- computing
 
 
-def compute(
-    row: Row, device: str = "auto", beat: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
-    """Train (or go on where an earlier try stopped) and score; `beat` is told of every epoch."""
+def compute(row: Row, device: str = "auto", log: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Train (or go on where an earlier try stopped) and score; `log` gets a line after every epoch."""
     setting, classes = row.setting, data.PRESETS[row.preset]
-    model, history, failure = _trained(row.trained_as, device, beat)
+    model, history, failure = _trained(row.trained_as, device, log)
     held_out = _held_out(row.preset, setting)
     start = time.perf_counter()
-    found, anchors = _answers(model, held_out, setting)
+    matching = {"match_iou_threshold": setting.config.iou_threshold}
+    _, anchors, found = validate(model, held_out, classes, **matching, **setting.detect)
     scored = time.perf_counter() - start
-    truth = held_out.boxes, held_out.labels
-    # small, medium and large as in pictures of 256 pixels: the same objects, whatever size they were seen at
-    metrics = evaluate(found, *truth, classes=classes, image_size=SIZES_AT)
+    # small, medium and large as in images of 256 pixels: the same objects, whatever size they were seen at
+    metrics = evaluate(found, *held_out.ground_truth, classes=classes, image_size=SIZES_AT)
     return {
         "row": row.name,
         "changes": dict(row.changes),
@@ -158,9 +157,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "versions": {**versions, "d2lmini": d2lmini.__version__},
         "device": str(device.type),
-        "precision": str(runtime.pick_precision("auto", device)).removeprefix("torch."),
+        "precision": str(devices.pick_precision("auto", device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "machine": runtime.describe(),
+        "machine": devices.describe(),
     }
 
 
@@ -188,41 +187,28 @@ def _commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def _answers(model: TinySSD, held_out: Batch, setting: Setting) -> tuple[list[Detections], AnchorMetrics]:
-    """Detections and D2L's sums: as `train.validate`, whose `iou_threshold` is that of matching only."""
-    found: list[Detections] = []
-    sums = []
-    for start, predictions in train.predict(model, held_out.images):
-        part = held_out.select(slice(start, start + len(predictions.logits)))
-        part = part._replace(images=part.images[:0]).to(model.anchors.device)
-        targets = match(model.anchors, part.boxes, part.labels, setting.config.iou_threshold)
-        sums.append(anchor_metrics(predictions, targets))
-        found += detect(*predictions, model.anchors, **setting.detect)
-    return found, sum(sums)
-
-
 def _draws(found: list[Detections], held_out: Batch, classes: int) -> dict[str, list[float]]:
-    """AP50 and AP of the same random draws of held-out pictures in every row: see `resample`."""
-    weights = draw_pictures(len(held_out.labels))
+    """AP50 and AP of the same random draws of held-out images in every row: see `resample`."""
+    weights = draw_images(len(held_out.labels))
     ap = resampled_ap(found, held_out.boxes, held_out.labels, classes, weights)
     return {name: np.round(v, 4).tolist() for name, v in (("ap50", ap[:, 0]), ("ap", ap.mean(1)))}
 
 
 def _trained(
-    row: Row, device: str, beat: Callable[[str], None]
+    row: Row, device: str, log: Callable[[str], None]
 ) -> tuple[TinySSD, list[dict[str, Any]], str | None]:
     """The network of a row, its history, and why it ended early where it did.
 
-    A finished network is read back; a broken-off training goes on after its last whole epoch.
+    A finished network is read back; an interrupted training goes on after its last whole epoch.
     """
     if SCALES[row.scale].shipped:
-        return checkpoint.pretrained(row.preset, runtime.pick_device(device))[0], [], None
+        return checkpoint.pretrained(row.preset, devices.pick_device(device))[0], [], None
     folder, setting = WORK / row.name, row.setting
     if (folder / FINAL).exists():
         model, info = checkpoint.load_model(folder / FINAL)
-        return model.to(runtime.pick_device(device)), info.notes["history"], info.notes["diverged"]
-    # On a card whole steps are recorded: so small a network waits for Python otherwise.
-    graph = runtime.pick_device(device).type == "cuda"
+        return model.to(devices.pick_device(device)), info.notes["history"], info.notes["diverged"]
+    # On a GPU whole steps are recorded: so small a network waits for Python otherwise.
+    graph = devices.pick_device(device).type == "cuda"
     config = replace(setting.config, device=device, graph=graph)
     classes = data.PRESETS[row.preset]
     model = _network(setting, len(classes))
@@ -230,21 +216,21 @@ def _trained(
 
     def on_epoch(model: TinySSD, epoch: dict[str, Any]) -> None:
         history.append(epoch)
-        beat(train.format_row(epoch))
+        log(state.format_row(epoch))
 
-    pictures, held_out = _training(row.preset, setting), _held_out(row.preset, setting)
+    images, held_out = _training(row.preset, setting), _held_out(row.preset, setting)
     failure = None
     try:
         result = train.fit(
-            pictures, held_out, classes, config,
+            images, held_out, classes, config,
             out=folder, resume=True, model=model, progress=False, on_epoch=on_epoch,
         )  # fmt: skip
         history = result.history
-    except train.TrainingDiverged as error:  # a result, too: it finds nothing
+    except state.TrainingDiverged as error:  # a result, too: it finds nothing
         failure, model = str(error).split(":")[0], model.eval()
     notes = {"history": history, "diverged": failure}
     checkpoint.save_model(folder / FINAL, model, checkpoint.ModelInfo(classes, notes))
-    for name in (train.LAST, train.BEST, train.HISTORY):
+    for name in (state.LAST, state.BEST, state.HISTORY):
         (folder / name).unlink(missing_ok=True)
     return model, history, failure
 
@@ -256,49 +242,38 @@ def _network(setting: Setting, classes: int) -> TinySSD:
         torch.manual_seed(config.seed)
         backbone = TinyBackbone(setting.channels, setting.width, finer=setting.finer)
         model = TinySSD(classes, setting.image_size, config.anchors, backbone)
-    if config.prior is not None:
-        set_prior(model, config.prior)
+    if config.prior_prob is not None:
+        init_class_bias(model, config.prior_prob)
     return model
 
 
 def _training(preset: str, setting: Setting) -> Batch:
-    return pictures(preset, "train", setting.image_size, setting.count)
+    return images(preset, "train", setting.image_size, setting.count)
 
 
 def _held_out(preset: str, setting: Setting) -> Batch:
-    """The held-out pictures; with `crowded`, so many of those that hold at least so many objects."""
+    """The held-out images; with `crowded`, so many of those that hold at least so many objects."""
     if not setting.crowded:
-        return pictures(preset, "val", setting.image_size, setting.held_out)
-    batch = pictures(preset, "val", setting.image_size, 5 * setting.held_out)
+        return images(preset, "val", setting.image_size, setting.held_out)
+    batch = images(preset, "val", setting.image_size, 5 * setting.held_out)
     full = ((batch.labels >= 0).sum(1) >= setting.crowded).nonzero()[:, 0]
     return batch.select(full[: setting.held_out])
 
 
-@contextlib.contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether the lock on a file is this process's until the block ends; it ends with the process, too."""
+def lock(path: Path) -> FileLock:
+    """A lock on a file, whose folder is made; it ends with the process, however that ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # a system without such locks: run one process
-            yield True
-        except OSError:
-            yield False
-        else:
-            yield True
+    return FileLock(path)
 
 
 @functools.lru_cache(maxsize=4)
-def pictures(preset: str, split: str, size: int, count: int) -> Batch:
-    """Pictures drawn once for all rows and processes: kept in a file, of which others read a part.
+def images(preset: str, split: str, size: int, count: int) -> Batch:
+    """Images drawn once for all rows and processes: kept in a file, of which others read a part.
 
     While one process draws, others that want the same wait for it.
     """
-    folder, name = WORK / "pictures", f"{preset}-{split}-{size}"
-    with locked(folder / f"{name}.lock", wait=True):
+    folder, name = WORK / "images", f"{preset}-{split}-{size}"
+    with lock(folder / f"{name}.lock"):
         for path in sorted(folder.glob(f"{name}-*.safetensors")):
             if int(path.stem.rpartition("-")[2]) >= count:
                 return Batch(**checkpoint.load_tensors(path)[0]).select(slice(count))

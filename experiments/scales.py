@@ -1,4 +1,4 @@
-"""The named scales: the same questions, small on a processor or large on a graphics card.
+"""The named scales: the same questions, small on a CPU or large on a GPU.
 
 Rows keep the name of their scale, and no table mixes two.
 """
@@ -25,7 +25,7 @@ SCALES = {
         ),
         Scale(
             name="small",
-            says="TinySSD on small pictures: 20 (bananas) or 50 (scenes) seconds of one core a row",
+            says="TinySSD on small images: 20 (bananas) or 50 (scenes) seconds of one core a row",
             sizes={"bananas": 64, "scenes": 96},
             held_out={"bananas": 300, "scenes": 200},
             counts={"bananas": 800, "scenes": 1000},
@@ -36,7 +36,7 @@ SCALES = {
         ),
         Scale(
             name="shipped",
-            says="the detector of scenes that comes with the book, on pictures of 256 pixels",
+            says="the detector of scenes that comes with the book, on images of 256 pixels",
             sizes={"bananas": 256, "scenes": 256},
             counts={"bananas": 0, "scenes": 0},
             held_out={"bananas": 200, "scenes": 200},
@@ -47,7 +47,7 @@ SCALES = {
         ),
         Scale(
             name="full",
-            says="the network, pictures and recipe that this book's detectors are trained with",
+            says="the network, images and recipe that this book's detectors are trained with",
             sizes={"bananas": 128, "scenes": 256},
             held_out={"bananas": 500, "scenes": 500},
             counts={"bananas": 3000, "scenes": 3000},

@@ -11,21 +11,22 @@ from typing import Any
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
 from d2lmini.data.augment import AugmentConfig
 from d2lmini.losses import LossConfig
-from d2lmini.train import FINE_ANCHORS, LONG_RATIOS, TrainConfig
+from d2lmini.train import TrainConfig
+from d2lmini.transfer import FINE_ANCHORS, LONG_RATIOS
 
 PRESETS = ("bananas", "scenes")
-SMALLEST = 64  # pixels a side: the smallest picture that is drawn, and that TinySSD can halve six times
+SMALLEST = 64  # pixels a side: the smallest image that is drawn, and that TinySSD can halve six times
 Changes = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that decides what a row comes out as, but its seed: pictures, network, training, detection."""
+    """All that decides what a row comes out as, but its seed: images, network, training, detection."""
 
     image_size: int
     count: int
     held_out: int
-    crowded: int  # only held-out pictures with at least so many objects are scored
+    crowded: int  # only held-out images with at least so many objects are scored
     channels: tuple[int, ...]
     width: int
     finer: int
@@ -41,9 +42,9 @@ class Setting:
 class Scale:
     """How large everything is run: `base` is the recipe from which every variant departs.
 
-    For each preset, `sizes` is the side of a picture, `counts` how many are trained with and `held_out` how
+    For each preset, `sizes` is the side of an image, `counts` how many are trained with and `held_out` how
     many are scored. `anchors` are those that fit the objects *and* the feature maps of that size: the fine
-    ones of large pictures fall between the places of a small picture's maps. `shipped`: nothing is trained,
+    ones of large images fall between the places of a small image's maps. `shipped`: nothing is trained,
     the detector that comes with the book is scored.
     """
 
@@ -68,24 +69,20 @@ class Scale:
         config = TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
-            optimiser="adamw",
+            optimizer="adamw",
             lr=self.lr,
             weight_decay=5e-4,
             warmup=0.15,
-            clip=5.0,
+            max_grad_norm=5.0,
             iou_threshold=0.5,
             loss=LossConfig(),  # SSD's: three hard negatives per positive
-            prior=None,
-            augment=AugmentConfig(flip=0.5, colour=0.3, expand=0, crop=0),
+            prior_prob=None,
+            augment=AugmentConfig(flip=0.5, color=0.3, expand=0, crop=0),
             anchors=self.anchors[preset],
             eval_every=max(1, self.epochs // 2),
         )
         size, count, held_out = (part[preset] for part in (self.sizes, self.counts, self.held_out))
         return Setting(size, count, held_out, 0, self.channels, self.width, 0, config)
-
-
-def _scaled(spec: AnchorSpec, factor: float) -> AnchorSpec:
-    return AnchorSpec(tuple(tuple(factor * s for s in row) for row in spec.sizes), spec.ratios)
 
 
 def _with_finer(spec: AnchorSpec) -> AnchorSpec:
@@ -95,12 +92,12 @@ def _with_finer(spec: AnchorSpec) -> AnchorSpec:
 
 
 LONG = AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS)
-WIDE = dict.fromkeys(PRESETS, LONG)  # for small pictures, whose maps are coarse
+WIDE = dict.fromkeys(PRESETS, LONG)  # for small images, whose maps are coarse
 OURS = {"bananas": LONG, "scenes": FINE_ANCHORS}
 ANCHORS = {  # what a change of the anchors makes of the scale's own
     "D2L's": lambda own: TINY_SSD_ANCHORS,
     "of 256 pixels": lambda own: FINE_ANCHORS,
-    "smaller": lambda own: _scaled(own, 0.7),
+    "smaller": lambda own: own.scaled(0.7),
     "with a finer map": _with_finer,
 }
 
@@ -143,10 +140,10 @@ def of_training(changes: Changes) -> dict[str, Any]:
 def resolve(scale: Scale, preset: str, changes: Changes) -> Setting | None:
     """The setting that changes make of a scale's base recipe.
 
-    None if its pictures would be too small, or if the anchors it changes to are the scale's own.
+    None if its images would be too small, or if the anchors it changes to are the scale's own.
 
     "times" keys multiply what the base has: `size_times`, `batch_times`, and `count_times`, which keeps the
-    number of updates (fewer pictures, more epochs). `anchors` names one of `ANCHORS`. `finer`, `crowded`,
+    number of updates (fewer images, more epochs). `anchors` names one of `ANCHORS`. `finer`, `crowded`,
     `loss.X`, `augment.X`, `detect.X` and any option of TrainConfig are set. Raises ValueError for others.
     """
     base = setting = scale.base(preset)

@@ -1,17 +1,19 @@
 """Many rows, by as many processes as one likes: none is computed twice, and none that is there again.
 
 A process claims a row by a lock on a file, which ends with the process however that ends. So a claim is
-never stale: who finds the lock free and the row missing takes over, after the last whole epoch of whoever
-was there before.
+never stale: a process that finds the lock free and the row missing takes over, after the last whole epoch of
+the process before it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from experiments import rows
 from experiments.questions import QUESTIONS
@@ -62,20 +64,30 @@ def find(name: str) -> Row:
     raise ValueError(f"no question has a row {name!r}: python -m experiments list shows the names")
 
 
-def claim(row: Row) -> contextlib.AbstractContextManager[bool]:
+@contextlib.contextmanager
+def claim(row: Row) -> Iterator[bool]:
     """Whether this process may compute a row (and all that share its training) until the block ends."""
-    return rows.locked(rows.WORK / "claims" / row.trained_as.name.replace("/", "--"))
+    lock = rows.lock(rows.WORK / "locks" / row.trained_as.name.replace("/", "--"))
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 class Sweep:
-    """Works through rows and tells how far it is."""
+    """Works through rows and prints how far it is."""
 
     def __init__(self, todo: Sequence[Row], results: Path = rows.RESULTS, device: str = "auto") -> None:
         self.todo, self.results, self.device = list(todo), results, device
         self.computed, self.seconds = 0, 0.0
 
     def run(self, limit: int | None = None, minutes: float | None = None) -> int:
-        """Compute missing rows until all are there or in other hands; returns how many were.
+        """Compute the rows that are missing and claimed by no other process; returns how many.
 
         No new row begins after `limit` of them or so many `minutes`.
         """
@@ -90,17 +102,17 @@ class Sweep:
         return self.computed
 
     def _one(self, row: Row) -> None:
-        with claim(row) as mine:
-            if not mine or rows.read(row, self.results) is not None:
+        with claim(row) as claimed:
+            if not claimed or rows.read(row, self.results) is not None:
                 return
             start = time.monotonic()
-            result = rows.compute(row, self.device, beat=lambda text: print(f"  {text}", flush=True))
+            result = rows.compute(row, self.device, log=lambda text: print(f"  {text}", flush=True))
             rows.write(row.path(self.results), result)
         self.computed += 1
         self.seconds += time.monotonic() - start
-        self._tell(row, result)
+        self._report(row, result)
 
-    def _tell(self, row: Row, result: dict[str, Any]) -> None:
+    def _report(self, row: Row, result: dict[str, Any]) -> None:
         left = len(self.todo) - self.done
         hours = left * self.seconds / self.computed / 3600
         final = result["final"]

@@ -1,7 +1,7 @@
 """From rows to what chapters read: means, spread, and which differences are real.
 
-Two settings are compared by a paired bootstrap over pictures and seeds. One draw takes the held-out
-pictures with repetition (the same for both, by `resample`) and the seeds with repetition (the same for
+Two settings are compared by a paired bootstrap over images and seeds. One draw takes the held-out
+images with repetition (the same for both, by `resample`) and the seeds with repetition (the same for
 both), and gives one difference of means. The interval holds 95 % of the draws. A difference is called
 real when the interval leaves out 0 and every seed by itself has its sign. Where a single detector is
 scored in several ways there is one seed, and what is real is so for this detector.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, probe
+from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, inspect
 from experiments import rows, sweep
 from experiments.questions import QUESTIONS
 from experiments.rows import ROOT, Row, rounded
@@ -30,7 +30,7 @@ FOR_PAGES = ROOT / "d2lmini" / "widgets" / "results"
 SCORES = ("ap50", "ap", "ap75", "ap_small", "ap_medium", "ap_large", "ar100", "voc07", "voc12")
 PER_ANCHOR = ("class_error", "background_class_error", "box_mae", "background_box_mae", "positive_recall")
 DRAWS, LEAST_SEEDS = 4000, 3
-TEST = "paired bootstrap over pictures and seeds, 95 %"
+TEST = "paired bootstrap over images and seeds, 95 %"
 
 
 def write(scale: str, results: Path = rows.RESULTS) -> str:
@@ -112,7 +112,7 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
 
 
 def multiply_adds(setting: Setting) -> int:
-    """Millions of multiplications of one forward pass for one picture."""
+    """Millions of multiplications of one forward pass for one image."""
     classes = 1  # heads for more classes change the sum by little, and not the order
     key = (setting.image_size, setting.channels, setting.width, setting.finer, setting.config.anchors)
     return _multiply_adds(*key, classes)
@@ -123,7 +123,7 @@ def _multiply_adds(
     size: int, channels: tuple[int, ...], width: int, finer: int, anchors: AnchorSpec, classes: int
 ) -> int:
     model = TinySSD(classes, size, anchors, TinyBackbone(channels, width, finer=finer))
-    return round(sum(probe.multiply_adds(model).values()) / 1e6)
+    return round(sum(inspect.multiply_adds(model).values()) / 1e6)
 
 
 def ranks(lines: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> dict[str, Any]:
@@ -174,9 +174,9 @@ def compare(
     each = np.array([a["final"][score] - b["final"][score] for a, b in pairs])  # (S,)
     draws = np.array([np.subtract(a["draws"][score], b["draws"][score]) for a, b in pairs])  # (S, D)
     generator = np.random.default_rng(0)
-    picture = generator.integers(draws.shape[1], size=DRAWS)
+    image = generator.integers(draws.shape[1], size=DRAWS)
     seeds = generator.integers(len(pairs), size=(DRAWS, len(pairs)))
-    low, high = np.quantile(draws[seeds, picture[:, None]].mean(1), (0.025, 0.975))
+    low, high = np.quantile(draws[seeds, image[:, None]].mean(1), (0.025, 0.975))
     sure = len(pairs) >= least and bool((np.sign(each) == np.sign(each[0])).all())
     return {
         "difference": float(each.mean()),
@@ -194,7 +194,7 @@ def as_text(table: Mapping[str, Any]) -> str:
     done, asked = table["rows"]["done"], table["rows"]["asked"]
     parts = [
         f"# Scale {table['scale']}",
-        f"{table['says'].capitalize()}. {done} of {asked} rows, {table['rows']['hours']} hours of training.",
+        f"{table['says'][0].upper()}{table['says'][1:]}. {done} of {asked} rows, {table['rows']['hours']} hours of training.",
         f"Mean ± standard deviation over the seeds. The last two columns: {table['test']}; bold where real.",
     ]
     for question in table["questions"].values():

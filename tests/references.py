@@ -36,12 +36,12 @@ def iou_table(a: Sequence[Box], b: Sequence[Box]) -> list[list[float]]:
     return [[iou(x, y) for y in b] for x in a]
 
 
-def offsets(anchor: Box, box: Box, centre: float, size: float) -> list[float]:
+def offsets(anchor: Box, box: Box, center: float, size: float) -> list[float]:
     """Equation 2 of the SSD paper, one number at a time."""
     width, height = anchor[2] - anchor[0], anchor[3] - anchor[1]
     return [
-        ((box[0] + box[2]) / 2 - (anchor[0] + anchor[2]) / 2) / width / centre,
-        ((box[1] + box[3]) / 2 - (anchor[1] + anchor[3]) / 2) / height / centre,
+        ((box[0] + box[2]) / 2 - (anchor[0] + anchor[2]) / 2) / width / center,
+        ((box[1] + box[3]) / 2 - (anchor[1] + anchor[3]) / 2) / height / center,
         math.log((box[2] - box[0]) / width) / size,
         math.log((box[3] - box[1]) / height) / size,
     ]
@@ -87,7 +87,7 @@ def assign(table: list[list[float]], usable: Sequence[bool], threshold: float) -
 
 
 def hard_negatives(loss: Sequence[float], labels: Sequence[int], ratio: float, minimum: int) -> list[bool]:
-    """The negatives of one picture that count: those of largest loss, the first among equals."""
+    """The negatives of one image that count: those of largest loss, the first among equals."""
     positives = sum(label > 0 for label in labels)
     wanted = max(positives * ratio, minimum)
     negatives = [i for i, label in enumerate(labels) if label <= 0]

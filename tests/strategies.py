@@ -24,7 +24,7 @@ BAD_BOXES = (
 )
 FAR_BOXES = (
     (2.0, 2.0, 3.0, 3.0),
-    (-1.0, -1.0, 0.0, 0.0),  # touches the picture's corner
+    (-1.0, -1.0, 0.0, 0.0),  # touches the image's corner
     (-1.0, 0.25, 0.5, 0.75),  # half inside
     (-4.0, -4.0, 4.0, 4.0),
 )
@@ -85,6 +85,6 @@ def random_cases(draw) -> Case:
 
 def random_boxes(*shape: int, generator: torch.Generator, dtype=torch.float32) -> Tensor:
     """Boxes (*shape, 4) in the unit square, sides from 0.02 to about 0.6."""
-    centre = torch.rand(*shape, 2, generator=generator, dtype=dtype)
+    center = torch.rand(*shape, 2, generator=generator, dtype=dtype)
     side = 0.02 + 0.6 * torch.rand(*shape, 2, generator=generator, dtype=dtype) ** 2
-    return torch.cat([centre - side / 2, centre + side / 2], dim=-1)
+    return torch.cat([center - side / 2, center + side / 2], dim=-1)

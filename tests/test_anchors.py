@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anchors
-from d2lmini.boxes import corner_to_centre
+from d2lmini.boxes import xyxy_to_cxcywh
 
 from . import references
 
@@ -45,7 +45,7 @@ def test_d2ls_count_and_first_rows():
     half_sides = torch.tensor([[0.1, 0.1], [0.136, 0.136], [wide, narrow], [narrow, wide]])
     torch.testing.assert_close(anchors[:4], torch.cat([1 / 64 - half_sides, 1 / 64 + half_sides], 1))
     torch.testing.assert_close(  # the second pixel is one to the right, not one down
-        corner_to_centre(anchors[4])[:2], torch.tensor([3 / 64, 1 / 64])
+        xyxy_to_cxcywh(anchors[4])[:2], torch.tensor([3 / 64, 1 / 64])
     )
     torch.testing.assert_close(anchors[-4], torch.tensor([0.06, 0.06, 0.94, 0.94]))
 
@@ -59,20 +59,20 @@ def test_d2ls_scales_and_geometric_means():
     assert large == pytest.approx(means, abs=6e-4)
 
 
-def test_width_is_measured_on_the_width_of_a_picture_that_is_not_square():
+def test_width_is_measured_on_the_width_of_a_image_that_is_not_square():
     """D2L's text says w·s·√r; its code gives h·s·√r, 0.06 to 0.63 in its example (14.4.1)."""
     sizes, ratios = [0.75, 0.5, 0.25], [1, 2, 0.5]
     anchors = map_anchors(561, 728, sizes, ratios).reshape(561, 728, 5, 4)
     first = anchors[250, 250, 0]
-    centre = torch.tensor([250.5 / 728, 250.5 / 561])
-    torch.testing.assert_close(first, torch.cat([centre - 0.375, centre + 0.375]))
+    center = torch.tensor([250.5 / 728, 250.5 / 561])
+    torch.testing.assert_close(first, torch.cat([center - 0.375, center + 0.375]))
     # in y, where both agree, these are the numbers printed there
     assert first[1].item() == pytest.approx(0.07, abs=5e-3)
     assert first[3].item() == pytest.approx(0.82, abs=5e-3)
 
 
 def test_shape_depends_on_size_and_ratio_alone():
-    boxes = corner_to_centre(map_anchors(3, 7, [0.3], [1, 4])).reshape(21, 2, 4)
+    boxes = xyxy_to_cxcywh(map_anchors(3, 7, [0.3], [1, 4])).reshape(21, 2, 4)
     torch.testing.assert_close(boxes[:, 0, 2:], torch.full((21, 2), 0.3))
     torch.testing.assert_close(boxes[:, 1, 2:], torch.tensor([0.6, 0.15]).expand(21, 2))
 
@@ -83,16 +83,21 @@ def test_the_first_ratio_goes_with_every_size():
     torch.testing.assert_close(torch.tensor(shapes), expected)
 
 
-def test_centres_are_spread_evenly_and_inside():
-    centres = corner_to_centre(map_anchors(4, 5, [0.1], [1]))[:, :2].reshape(4, 5, 2)
-    torch.testing.assert_close(centres[0, :, 0], torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
-    torch.testing.assert_close(centres[:, 0, 1], torch.tensor([0.125, 0.375, 0.625, 0.875]))
+def test_centers_are_spread_evenly_and_inside():
+    centers = xyxy_to_cxcywh(map_anchors(4, 5, [0.1], [1]))[:, :2].reshape(4, 5, 2)
+    torch.testing.assert_close(centers[0, :, 0], torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9]))
+    torch.testing.assert_close(centers[:, 0, 1], torch.tensor([0.125, 0.375, 0.625, 0.875]))
 
 
-def test_per_pixel_is_n_plus_m_minus_1():
+def test_anchors_per_location_are_n_plus_m_minus_1():
     spec = AnchorSpec(sizes=((0.1,), (0.2, 0.3), (0.4, 0.5, 0.6)), ratios=((1,), (1, 2), (1, 2, 3)))
-    assert spec.per_pixel == (1, 3, 5)
+    assert spec.num_anchors_per_location == (1, 3, 5)
     assert len(make_anchors([(2, 3), (1, 1), (3, 1)], spec)) == 6 * 1 + 1 * 3 + 3 * 5
+
+
+def test_scaling_changes_sizes_and_keeps_ratios():
+    spec = AnchorSpec(sizes=((0.5,), (0.2, 0.4)), ratios=((1,), (1, 2)))
+    assert spec.scaled(0.5) == AnchorSpec(sizes=((0.25,), (0.1, 0.2)), ratios=((1,), (1, 2)))
 
 
 def test_a_spec_from_lists_is_frozen_hashable_and_equal():

@@ -15,18 +15,18 @@ from d2lmini.data import augment as module
 from d2lmini.data.augment import (
     NONE,
     AugmentConfig,
-    Colours,
+    Colors,
     augment,
     augment_batch,
-    draw_colours,
-    draw_windows,
+    color_changes,
     render,
+    sample_windows,
     view_objects,
 )
 from d2lmini.data.samples import Batch, Sample, collate
 from d2lmini.data.synthetic import Synthetic
 
-ALL = AugmentConfig(flip=0.5, colour=1, expand=0.5, crop=0.5)
+ALL = AugmentConfig(flip=0.5, color=1, expand=0.5, crop=0.5)
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 QUICK = settings(max_examples=60, deadline=None)
 
@@ -42,13 +42,13 @@ def same(a: tuple, b: tuple) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def plain_colours(count: int) -> Colours:
-    return Colours(torch.eye(3).expand(count, 3, 3), torch.zeros(count, 3, 1))
+def plain_colors(count: int) -> Colors:
+    return Colors(torch.eye(3).expand(count, 3, 3), torch.zeros(count, 3, 1))
 
 
 @st.composite
 def batches(draw) -> Batch:
-    """1 to 3 noise pictures with 0 to 4 boxes each, padded; some boxes are tiny, some whole."""
+    """1 to 3 noise images with 0 to 4 boxes each, padded; some boxes are tiny, some whole."""
     rng = seeded(draw(seeds))
     n, g = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     h, w = draw(st.integers(1, 24)), draw(st.integers(1, 24))
@@ -64,7 +64,7 @@ def batches(draw) -> Batch:
 def configs(draw) -> AugmentConfig:
     return AugmentConfig(
         flip=draw(chances),
-        colour=draw(chances),
+        color=draw(chances),
         expand=draw(chances),
         crop=draw(chances),
         max_expand=draw(st.sampled_from([1.0, 1.5, 4.0])),
@@ -110,10 +110,10 @@ def test_nothing_asked_for_nothing_changed(batch, seed):
 
 @QUICK
 @given(batches())
-def test_the_whole_picture_resampled_is_the_picture(batch):
+def test_the_whole_image_resampled_is_the_image(batch):
     """Through the same path as crops, where only the window says that nothing happens."""
     n = len(batch.images)
-    out = render(batch.images, WHOLE.expand(n, 4), plain_colours(n), AugmentConfig(crop=1))
+    out = render(batch.images, WHOLE.expand(n, 4), plain_colors(n), AugmentConfig(crop=1))
     assert torch.equal(out, batch.images)
 
 
@@ -169,13 +169,13 @@ def test_mirroring_is_exact():
 def test_mirrored_pixels_are_the_same_by_copying_and_by_resampling():
     images = torch.randint(0, 256, (2, 3, 20, 16), dtype=torch.uint8, generator=seeded())
     windows = torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 1]])
-    copied = render(images, windows, plain_colours(2), NONE)
-    assert torch.equal(copied, render(images, windows, plain_colours(2), AugmentConfig(crop=1)))
+    copied = render(images, windows, plain_colors(2), NONE)
+    assert torch.equal(copied, render(images, windows, plain_colors(2), AugmentConfig(crop=1)))
     assert torch.equal(copied[1], images[1])
 
 
 def slow_look(image: np.ndarray, window: list[float]) -> np.ndarray:
-    """Bilinear samples at pixel centres, one by one; outside the picture its mean colour."""
+    """Bilinear samples at pixel centres, one by one; outside the image its mean colour."""
     channels, height, width = image.shape
     mean = image.reshape(channels, -1).mean(1)
     out = np.zeros_like(image)
@@ -192,9 +192,9 @@ def slow_look(image: np.ndarray, window: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("window", [[0.2, 0.1, 0.7, 0.9], [-0.5, -0.2, 1.5, 1.4], [0.9, 0.3, -0.3, 1.2]])
-def test_resampling_is_bilinear_on_a_canvas_of_the_mean_colour(window):
+def test_resampling_is_bilinear_on_a_canvas_of_the_mean_color(window):
     image = torch.randint(0, 256, (1, 3, 9, 12), dtype=torch.uint8, generator=seeded(3))
-    out = render(image, torch.tensor([window]), plain_colours(1), AugmentConfig(crop=1))
+    out = render(image, torch.tensor([window]), plain_colors(1), AugmentConfig(crop=1))
     expected = slow_look(image[0].double().numpy(), window)
     assert np.abs(out[0].numpy() - expected).max() <= 0.5 + 1e-3
 
@@ -217,8 +217,8 @@ def slow_view(box: list[float], window: list[float], min_visible: float) -> list
     cut = [min(max(v, 0.0), 1.0) for v in seen]
     in_view = (cut[2] - cut[0]) * (cut[3] - cut[1])
     share = in_view / ((seen[2] - seen[0]) * (seen[3] - seen[1]))
-    centre = (seen[0] + seen[2]) / 2, (seen[1] + seen[3]) / 2
-    return cut if all(0 <= c <= 1 for c in centre) and share >= min_visible else None
+    center = (seen[0] + seen[2]) / 2, (seen[1] + seen[3]) / 2
+    return cut if all(0 <= c <= 1 for c in center) and share >= min_visible else None
 
 
 @QUICK
@@ -234,7 +234,7 @@ def test_objects_are_kept_and_cut_like_the_reference(numbers, min_visible):
     torch.testing.assert_close(boxes[0], torch.tensor(expected or [0.0] * 4), rtol=0, atol=1e-5)
 
 
-def test_a_cut_object_stays_by_its_centre_and_its_visible_share():
+def test_a_cut_object_stays_by_its_center_and_its_visible_share():
     box, label = torch.tensor([[0.0, 0.0, 0.4, 0.4]]), torch.tensor([1])
     half = torch.tensor([0.1, 0.1, 0.9, 0.9])  # shows 9/16 of it
     assert view_objects(box, label, half, 0.5)[1].tolist() == [1]
@@ -261,21 +261,21 @@ def test_a_sample_loses_its_dropped_rows_and_may_hold_no_object():
 
 def test_chances_are_kept():
     boxes, labels = torch.tensor([0.3, 0.3, 0.6, 0.6]).expand(4000, 1, 4), torch.zeros(4000, 1)
-    config = AugmentConfig(flip=0.3, colour=0, expand=0.25, crop=0)
-    windows = draw_windows(boxes, labels.long(), config, seeded())
+    config = AugmentConfig(flip=0.3, color=0, expand=0.25, crop=0)
+    windows = sample_windows(boxes, labels.long(), config, seeded())
     assert (windows[:, 0] > windows[:, 2]).float().mean() == pytest.approx(0.3, abs=0.03)
     high = windows[:, 3] - windows[:, 1]
     assert (high > 1).float().mean() == pytest.approx(0.25, abs=0.03)
     assert high.max() == pytest.approx(config.max_expand, abs=0.02)
-    config = AugmentConfig(flip=0, colour=0, expand=0, crop=0.75)
-    windows = draw_windows(boxes, labels.long(), config, seeded())
+    config = AugmentConfig(flip=0, color=0, expand=0, crop=0.75)
+    windows = sample_windows(boxes, labels.long(), config, seeded())
     assert (windows != WHOLE).any(-1).float().mean() == pytest.approx(0.75, abs=0.03)
 
 
 def test_crops_keep_to_their_limits():
     boxes, labels = torch.tensor([0.3, 0.3, 0.6, 0.6]).expand(2000, 1, 4), torch.zeros(2000, 1)
     config = AugmentConfig(0, 0, 0, 1, min_scale=0.4, max_ratio=1.5)
-    windows = draw_windows(boxes, labels.long(), config, seeded())
+    windows = sample_windows(boxes, labels.long(), config, seeded())
     width, height = (windows[:, 2:] - windows[:, :2]).unbind(-1)
     scale, ratio = (width * height).sqrt(), width / height
     assert scale.min() == pytest.approx(0.4, abs=0.02)
@@ -290,10 +290,10 @@ def slow_crop(box: list[float], rng: np.random.Generator) -> list[float]:
     """SSD's sampling with loops: minima in random order, up to 50 crops each, the first hit."""
     for least in rng.permutation(module.MIN_IOUS):
         for _ in range(50):
-            size, lot, x, y = rng.random(4)
+            size, ratio, x, y = rng.random(4)
             size = 0.3 + 0.7 * size
             widest = min(math.log(2), -2 * math.log(size))
-            stretch = math.exp((2 * lot - 1) * widest / 2)
+            stretch = math.exp((2 * ratio - 1) * widest / 2)
             w, h = min(size * stretch, 1), min(size / stretch, 1)
             crop = [x * (1 - w), y * (1 - h), x * (1 - w) + w, y * (1 - h) + h]
             if slow_iou(box, crop) >= least and slow_view(box, crop, 0):
@@ -314,34 +314,38 @@ def test_crops_are_distributed_like_the_reference(box):
     rng = np.random.default_rng(0)
     expected = np.array([slow_iou(box, slow_crop(box, rng)) for _ in range(1200)])
     boxes, labels = torch.tensor(box).expand(6000, 1, 4), torch.zeros(6000, 1)
-    windows = draw_windows(boxes, labels.long(), AugmentConfig(0, 0, 0, 1), seeded())
+    windows = sample_windows(boxes, labels.long(), AugmentConfig(0, 0, 0, 1), seeded())
     found = box_iou(windows[:, None], boxes)[:, 0, 0].numpy()
     for least in (0.05, 0.1, 0.2, 0.3, 0.5, 0.7):
         assert (found >= least).mean() == pytest.approx((expected >= least).mean(), abs=0.05)
 
 
-def test_a_picture_without_objects_is_cropped_as_well():
+def test_an_image_without_objects_is_cropped_as_well():
     boxes, labels = torch.zeros(100, 2, 4), torch.full((100, 2), -1)
-    windows = draw_windows(boxes, labels, AugmentConfig(0, 0, 0, 1), seeded())
+    windows = sample_windows(boxes, labels, AugmentConfig(0, 0, 0, 1), seeded())
     assert bool((windows != WHOLE).any(-1).all())
 
 
-def test_a_crop_of_a_picture_with_objects_keeps_one():
+def test_a_crop_of_an_image_with_objects_keeps_one():
     tiny = torch.tensor([[0.02, 0.02, 0.05, 0.05]]).expand(500, 1, 4)
     labels = torch.zeros(500, 1, dtype=torch.int64)
     config = AugmentConfig(0.5, 0, 0.5, 1, min_visible=0.9)
-    windows = draw_windows(tiny, labels, config, seeded())
+    windows = sample_windows(tiny, labels, config, seeded())
     assert bool((view_objects(tiny, labels, windows, 0.9)[1] == 0).all())
 
 
 # ------------------------------------------------------------------------------------------ colours
 
 
-def test_strength_0_leaves_colours_and_strength_bounds_them():
-    colours = draw_colours(50, 0.0, seeded())
-    torch.testing.assert_close(colours.matrix, torch.eye(3).expand(50, 3, 3))
-    assert colours.shift.abs().max() == 0
-    weak, strong = (draw_colours(300, s, seeded()) for s in (0.2, 1.0))
+def sample_colors(count: int, strength: float) -> Colors:
+    return color_changes(torch.rand((2, 4, count), generator=seeded()).permute(2, 0, 1), strength)
+
+
+def test_strength_0_leaves_colors_and_strength_bounds_them():
+    colors = sample_colors(50, 0.0)
+    torch.testing.assert_close(colors.matrix, torch.eye(3).expand(50, 3, 3))
+    assert colors.shift.abs().max() == 0
+    weak, strong = (sample_colors(300, s) for s in (0.2, 1.0))
     away = [(c.matrix - torch.eye(3)).abs().mean() for c in (weak, strong)]
     assert away[0] < 0.4 * away[1]
     gain = strong.matrix.sum(-1)[:, 0]  # of a grey pixel
@@ -352,11 +356,11 @@ def test_strength_0_leaves_colours_and_strength_bounds_them():
     assert ((gain - 1).abs() < 1e-5).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
-def test_saturation_and_hue_leave_grey_grey_and_turn_colours_by_at_most_18_degrees():
-    matrix, _ = draw_colours(400, 1.0, seeded())
-    grey = matrix.sum(-1)  # (N, 3), what becomes of (1, 1, 1)
-    torch.testing.assert_close(grey, grey[:, :1].expand(-1, 3))
-    red = matrix[:, :, 0] / grey  # without contrast
+def test_saturation_and_hue_leave_gray_gray_and_turn_colors_by_at_most_18_degrees():
+    matrix, _ = sample_colors(400, 1.0)
+    gray = matrix.sum(-1)  # (N, 3), what becomes of (1, 1, 1)
+    torch.testing.assert_close(gray, gray[:, :1].expand(-1, 3))
+    red = matrix[:, :, 0] / gray  # without contrast
     before = torch.tensor([2.0, -1, -1]) / 3
     after = red - red.mean(-1, keepdim=True)
     stretch = after.norm(dim=-1) / before.norm()
@@ -366,19 +370,19 @@ def test_saturation_and_hue_leave_grey_grey_and_turn_colours_by_at_most_18_degre
     assert math.degrees(cosine.acos().max()) == pytest.approx(18, abs=0.5)
 
 
-def test_colours_are_applied_as_they_are_written():
+def test_colors_are_applied_as_they_are_written():
     image = torch.randint(0, 256, (1, 3, 5, 7), dtype=torch.uint8, generator=seeded(1))
-    colours = Colours(
+    colors = Colors(
         torch.tensor([[[0.5, 0.25, 0.0], [0, 2, 0], [0, 0, -1]]]),
         torch.tensor([[[10.0], [-200], [300]]]),
     )
-    expected = torch.einsum("ij,jhw->ihw", colours.matrix[0], image[0].float())
-    expected = (expected + colours.shift[0, :, :, None]).round().clamp(0, 255)
+    expected = torch.einsum("ij,jhw->ihw", colors.matrix[0], image[0].float())
+    expected = (expected + colors.shift[0, :, :, None]).round().clamp(0, 255)
     for config in (AugmentConfig(crop=0, expand=0), AugmentConfig(crop=1)):
-        assert torch.equal(render(image, WHOLE, colours, config)[0].float(), expected)
+        assert torch.equal(render(image, WHOLE, colors, config)[0].float(), expected)
 
 
-def test_colours_do_not_touch_boxes():
+def test_colors_do_not_touch_boxes():
     batch = collate([Synthetic("scenes", count=1, size=64)[0]])
     out = augment_batch(batch, AugmentConfig(0, 1, 0, 0), seeded(1))
     assert same(out[1:], batch[1:])
@@ -392,7 +396,7 @@ def test_colours_do_not_touch_boxes():
     ("option", "value"),
     [
         ("flip", -0.1),
-        ("colour", 1.1),
+        ("color", 1.1),
         ("expand", math.nan),
         ("crop", "yes"),
         ("max_expand", 0.5),

@@ -7,6 +7,8 @@ import hashlib
 import http.server
 import io
 import stat
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -17,9 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2lmini.data import bananas
-from d2lmini.data.annotated import DataError
-from d2lmini.data.bananas import Bananas, download, unpack
+from d2lmini.data import download as module
+from d2lmini.data.bananas import download
+from d2lmini.data.download import unpack
+from d2lmini.data.files import DataError
+from d2lmini.data.folders import open_folder
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
 
@@ -101,7 +105,7 @@ def server(monkeypatch):
             pass
 
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
-    monkeypatch.setattr(bananas, "_OPENER", build_opener(bananas._StayOnHttps))  # reads no_proxy
+    monkeypatch.setattr(module, "_OPENER", build_opener(module._StayOnHttps))  # reads no_proxy
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -114,8 +118,8 @@ def server(monkeypatch):
 
 def left(root) -> list[str]:
     """What a download left behind, but for the lock, an empty file."""
-    assert all(path.stat().st_size == 0 for path in root.glob(bananas.LOCK))
-    return sorted(path.name for path in root.iterdir() if path.name != bananas.LOCK)
+    assert all(path.stat().st_size == 0 for path in root.glob(module.LOCK))
+    return sorted(path.name for path in root.iterdir() if path.name != module.LOCK)
 
 
 def sha1(content: bytes) -> str:
@@ -128,7 +132,7 @@ def sha1(content: bytes) -> str:
 @pytest.mark.parametrize("below", ["", "banana-detection"])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_the_archive_is_read_from_its_folder_or_the_one_above(tmp_path, split, below):
-    data = Bananas(written(tmp_path) / below, split, size=64)
+    data = open_folder(written(tmp_path) / below, split, size=64)
     assert data.classes == ("banana",)
     assert len(data) == 2
     assert data[1].image.shape == (3, 64, 64)
@@ -136,16 +140,11 @@ def test_the_archive_is_read_from_its_folder_or_the_one_above(tmp_path, split, b
     assert data[1].labels.tolist() == [0]
 
 
-def test_nothing_there_names_the_ways_out_and_downloads_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(bananas, "_OPENER", None)  # any use would fail
-    monkeypatch.setenv("D2LMINI_DATA", str(tmp_path / "none"))
-    with pytest.raises(DataError, match=r"download\(\).*--data bananas"):
-        Bananas()
-
-
-def test_unknown_splits_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="split is 'test'"):
-        Bananas(written(tmp_path), "test")
+def test_all_are_both_parts_and_there_is_no_test_part(tmp_path):
+    root = written(tmp_path)
+    assert len(open_folder(root, "all")) == 4
+    with pytest.raises(DataError, match="no images for test, but for train, val"):
+        open_folder(root, "test")
 
 
 @pytest.mark.parametrize(
@@ -163,13 +162,13 @@ def test_unknown_splits_are_refused(tmp_path):
 def test_bad_tables_are_refused_by_line(tmp_path, table, fault):
     files = members() | {"banana-detection/bananas_train/label.csv": table.encode()}
     with pytest.raises(DataError, match=fault):
-        Bananas(written(tmp_path, files))
+        open_folder(written(tmp_path, files))
 
 
-def test_two_rows_of_one_picture_are_two_objects(tmp_path):
+def test_two_rows_of_one_image_are_two_objects(tmp_path):
     table = HEADER + "0.png,0,0,0,64,64\n0.png,0,64,64,128,128\n"
     files = members() | {"banana-detection/bananas_train/label.csv": table.encode()}
-    data = Bananas(written(tmp_path, files), size=64)
+    data = open_folder(written(tmp_path, files), size=64)
     assert len(data) == 1
     assert data[0].boxes.tolist() == [[0, 0, 0.25, 0.25], [0.25, 0.25, 0.5, 0.5]]
 
@@ -183,7 +182,7 @@ def test_it_is_fetched_once_checked_and_put_in_place(tmp_path, server):
     folder = download(root, f"{server.url}/a.zip", sha1(content))
     assert folder == root / "banana-detection"
     assert left(root) == ["banana-detection"]
-    assert len(Bananas(root)) == 2
+    assert len(open_folder(root)) == 2
     assert download(root, f"{server.url}/a.zip", sha1(content)) == folder
     assert server.asked == [("/a.zip", None)]
 
@@ -228,7 +227,7 @@ def test_a_redirect_back_to_https_does_not_excuse_the_detour(tmp_path, server):
 def test_size_is_bounded(tmp_path, server, monkeypatch):
     content = zipped(members())
     server.answers["/a.zip"] = (200, {}, content)
-    monkeypatch.setattr(bananas, "MAX_ARCHIVE", 1000)
+    monkeypatch.setattr(module, "MAX_ARCHIVE", 1000)
     for _ in range(2):
         with pytest.raises(DataError, match=r"more than 1000 bytes"):
             download(tmp_path, f"{server.url}/a.zip", sha1(content))
@@ -249,18 +248,18 @@ def test_a_slow_server_does_not_hold_us(tmp_path, server, monkeypatch, limit):
             over.wait(60 if limit == "timeout" else 0.02)
 
     server.answers["/a.zip"] = drip
-    monkeypatch.setattr(bananas, "DEADLINE", 30 if limit == "timeout" else 0.2)
+    monkeypatch.setattr(module, "DEADLINE", 30 if limit == "timeout" else 0.2)
     with pytest.raises(DataError, match=r"cut off .*timed out" if limit == "timeout" else "too slow"):
         download(tmp_path, f"{server.url}/a.zip", sha1(b"x"), timeout=0.3)
     over.set()
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_transfer_is_gone_on_with(tmp_path, server, ranges):
+def test_a_cut_transfer_is_resumed(tmp_path, server, ranges):
     content = zipped(members())
     server.answers["/a.zip"] = cut(content, 1000, 2000, ranges=ranges)
     download(tmp_path, f"{server.url}/a.zip", sha1(content))
-    assert len(Bananas(tmp_path)) == 2
+    assert len(open_folder(tmp_path)) == 2
     assert left(tmp_path) == ["banana-detection"]
     assert [asked for _, asked in server.asked] == [None, "bytes=1000-", f"bytes={3000 if ranges else 2000}-"]
 
@@ -288,19 +287,19 @@ def test_a_beginning_that_is_not_the_archives_does_no_harm_for_long(tmp_path, se
     """A wrong one makes a wrong hash, once; one that is too long is seen from the server's answer."""
     content = zipped(members())
     server.answers["/a.zip"] = cut(content)
-    (tmp_path / f".banana-{sha1(content)[:12]}.part").write_bytes(kept)
+    (tmp_path / f".{sha1(content)[:12]}.part").write_bytes(kept)
     if len(kept) < len(content):
         with pytest.raises(DataError, match="SHA-1"):
             download(tmp_path, f"{server.url}/a.zip", sha1(content))
         assert left(tmp_path) == []
     download(tmp_path, f"{server.url}/a.zip", sha1(content))
-    assert len(Bananas(tmp_path)) == 2
+    assert len(open_folder(tmp_path)) == 2
 
 
 def test_an_archive_that_is_there_is_not_fetched_again(tmp_path, server):
     """The last run was stopped between the download and the end of unpacking."""
     content = zipped(members())
-    (tmp_path / f".banana-{sha1(content)[:12]}.part").write_bytes(content)
+    (tmp_path / f".{sha1(content)[:12]}.part").write_bytes(content)
     download(tmp_path, f"{server.url}/a.zip", sha1(content))
     assert server.asked == []
     assert left(tmp_path) == ["banana-detection"]
@@ -308,7 +307,7 @@ def test_an_archive_that_is_there_is_not_fetched_again(tmp_path, server):
 
 def test_another_part_than_asked_for_is_refused(tmp_path, server):
     wanted = sha1(b"0123456789")
-    (tmp_path / f".banana-{wanted[:12]}.part").write_bytes(b"012")
+    (tmp_path / f".{wanted[:12]}.part").write_bytes(b"012")
     server.answers["/a.zip"] = (206, {"Content-Range": "bytes 0-9/10"}, b"0123456789")
     with pytest.raises(DataError, match="another part"):
         download(tmp_path, f"{server.url}/a.zip", wanted)
@@ -328,6 +327,29 @@ def test_of_several_at_once_one_downloads(tmp_path, server):
         folders = {pool.submit(download, *arguments) for _ in range(3)}
         assert {folder.result() for folder in folders} == {tmp_path / "banana-detection"}
     assert len(server.asked) == 1
+
+
+HOLD = """
+import sys, time, filelock
+with filelock.FileLock(sys.argv[1]):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_waited_for_and_free_when_its_process_was_killed(tmp_path, server, monkeypatch):
+    content = zipped(members())
+    server.answers["/a.zip"] = (200, {}, content)
+    command = [sys.executable, "-c", HOLD, str(tmp_path / module.LOCK)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "DEADLINE", 0.1)
+            with pytest.raises(DataError, match="another process is downloading into"):
+                download(tmp_path, f"{server.url}/a.zip", sha1(content))
+        assert server.asked == []
+        process.kill()
+    assert len(open_folder(download(tmp_path, f"{server.url}/a.zip", sha1(content)))) == 2
 
 
 @pytest.mark.parametrize("url", ["http://example.org/a.zip", "file:///etc/passwd", "ftp://x/a.zip"])
@@ -353,7 +375,7 @@ def test_half_a_folder_is_not_overwritten(tmp_path):
 def test_another_archive_is_refused(tmp_path, server):
     content = zipped({"readme.txt": b"hello"})
     server.answers["/a.zip"] = (200, {}, content)
-    with pytest.raises(DataError, match="does not hold bananas_train"):
+    with pytest.raises(DataError, match="archive of something else"):
         download(tmp_path, f"{server.url}/a.zip", sha1(content))
     assert left(tmp_path) == []
 
@@ -364,7 +386,7 @@ def test_another_archive_is_refused(tmp_path, server):
 def test_the_right_hash_does_not_excuse_an_evil_archive(tmp_path, server, monkeypatch, files, fault):
     content = zipped(files)
     server.answers["/a.zip"] = (200, {}, content)
-    monkeypatch.setattr(bananas, "MAX_UNPACKED", 10**5)
+    monkeypatch.setattr(module, "MAX_UNPACKED", 10**5)
     with pytest.raises(DataError, match=fault):
         download(tmp_path / "root", f"{server.url}/a.zip", sha1(content))
     assert left(tmp_path / "root") == []
@@ -375,10 +397,10 @@ def test_the_other_process_was_quicker(tmp_path, server, monkeypatch):
     """The folder appears between the first look and the last step."""
     content = zipped(members())
     server.answers["/a.zip"] = (200, {}, content)
-    check = bananas._check_hash
-    monkeypatch.setattr(bananas, "_check_hash", lambda *a: (check(*a), written(tmp_path)))
+    check = module.check_hash
+    monkeypatch.setattr(module, "check_hash", lambda *a: (check(*a), written(tmp_path)))
     assert download(tmp_path, f"{server.url}/a.zip", sha1(content)) == tmp_path / "banana-detection"
-    assert len(Bananas(tmp_path)) == 2
+    assert len(open_folder(tmp_path)) == 2
 
 
 # --------------------------------------------------------------------------------------- unpacking
@@ -403,11 +425,11 @@ def test_links_are_refused(tmp_path):
 
 
 def test_bombs_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(bananas, "MAX_UNPACKED", 10_000)
+    monkeypatch.setattr(module, "MAX_UNPACKED", 10_000)
     (tmp_path / "a.zip").write_bytes(zipped({"zeros": bytes(10_001)}))
     with pytest.raises(DataError, match="refused"):
         unpack(tmp_path / "a.zip", tmp_path / "out")
-    monkeypatch.setattr(bananas, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(module, "MAX_MEMBERS", 3)
     (tmp_path / "b.zip").write_bytes(zipped({f"{i}": b"" for i in range(4)}))
     with pytest.raises(DataError, match="4 files"):
         unpack(tmp_path / "b.zip", tmp_path / "out")
@@ -416,7 +438,7 @@ def test_bombs_are_refused(tmp_path, monkeypatch):
 
 def test_a_lie_about_a_members_size_does_not_get_past_the_bound(tmp_path, monkeypatch):
     """The directory says 10 bytes, the data are 100,000: no more than was said may be written."""
-    monkeypatch.setattr(bananas, "MAX_UNPACKED", 1000)
+    monkeypatch.setattr(module, "MAX_UNPACKED", 1000)
     content = zipped({"zeros": bytes(100_000)})
     (tmp_path / "a.zip").write_bytes(content.replace((100_000).to_bytes(4, "little"), b"\n\0\0\0"))
     with pytest.raises(DataError, match="not a sound zip"):

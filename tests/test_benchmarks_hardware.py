@@ -11,9 +11,10 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import anatomy, floor, gpu, growth, step
-from d2lmini import capture
-from d2lmini import d2l as adapters
-from d2lmini.probe import multiply_adds
+from d2lmini.engine import graphs
+from d2lmini.engine.network import Network
+from d2lmini.inspect import multiply_adds
+from d2lmini.interop import d2l as adapters
 
 from . import replay
 from .test_train import small_model
@@ -24,7 +25,7 @@ QUICK = growth.Curve("n", "nothing", (1, 2, 4), lambda n, device: lambda: torch.
 
 @pytest.fixture(scope="module")
 def batch():
-    return step.pictures(1)
+    return step.random_batch(1)
 
 
 # --------------------------------------------------------------------------------------------------- floor
@@ -32,29 +33,29 @@ def batch():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_floor_has_the_convolutions_of_the_step_and_nothing_else(batch, precision):
-    run = floor.make_run(batch, precision)
-    once = floor.convolutions(run, batch)
+    network = step.make_run(batch, precision).network
+    once = floor.convolutions(network, batch)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         once()
     counts = {e.key: e.count for e in profiler.key_averages()}
-    layers = sum(isinstance(m, torch.nn.Conv2d) for m in run.model.modules())
+    layers = sum(isinstance(m, torch.nn.Conv2d) for m in network.modules())
     assert counts["aten::convolution"] == layers
     assert counts["aten::convolution_backward"] == layers
     assert not any("norm" in name or "relu" in name or "pool" in name for name in counts)
 
 
 def test_every_convolution_is_found_with_what_it_is_given(batch):
-    run = floor.make_run(batch, "float32")
-    layers = floor.layers_of(run, batch)
+    network = step.make_run(batch, "float32").network
+    layers = floor.layers_of(network, batch)
     assert layers[0][1] == (1, 3, 256, 256)
     products = sum(
         math.prod(layer.weight.shape) * shape[0] * math.prod(shape[2:]) for layer, shape in layers
     )  # stride 1 and padding 1: as many pixels come out as go in
-    assert products == sum(multiply_adds(run.model).values())
+    assert products == sum(multiply_adds(network.model).values())
 
 
 def test_a_floor_is_measured_with_its_parts(batch, monkeypatch):
-    monkeypatch.setattr(step, "pictures", lambda count: batch)
+    monkeypatch.setattr(step, "random_batch", lambda count: batch)
     row = floor.measure("float32", steps=1, size=1)
     assert row["share"] == pytest.approx(row["floor_ms"] / row["step_ms"])
     assert sum(row["parts_ms"].values()) == pytest.approx(row["step_ms"])
@@ -122,30 +123,30 @@ def test_every_curve_can_be_computed(curve):
 # ----------------------------------------------------------------------------------------------------- gpu
 
 
-def test_without_a_card_the_benchmark_says_so(monkeypatch, capsys):
+def test_without_a_gpu_the_benchmark_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 2
     assert "needs a CUDA device" in capsys.readouterr().err
 
 
 def test_floors_follow_from_what_a_step_has_to_do(batch):
-    run = SimpleNamespace(model=small_model(), dtype=torch.bfloat16, device=CPU)
+    network = Network(small_model(), torch.bfloat16)
     given = batch._replace(images=batch.images[..., :32, :32])
-    one = gpu.floors(run, given, {"multiply_adds": 1.0, "bytes": 1.0})
-    assert one["arithmetic"] == 3 * sum(multiply_adds(run.model).values())
+    one = gpu.floors(network, given, {"multiply_adds": 1.0, "bytes": 1.0})
+    assert one["arithmetic"] == 3 * sum(multiply_adds(network.model).values())
     # The first layer: 3 and 8 channels of 32 × 32, then pooling only after the second.
     first = 2 * 32 * 32 * (3 * 3 + 7 * 8 + 3 * 8)
     second = 2 * 32 * 32 * (3 * 8 + 7 * 8 + 3 * 8 / 4)
     assert first + second < one["traffic"] < 3 * (first + second)
-    half = gpu.floors(run, given, {"multiply_adds": 2.0, "bytes": 4.0})
+    half = gpu.floors(network, given, {"multiply_adds": 2.0, "bytes": 4.0})
     assert half == {"arithmetic": one["arithmetic"] / 2, "traffic": one["traffic"] / 4}
 
 
-def test_the_gpu_benchmark_runs_on_a_processor_in_small(monkeypatch, batch):
+def test_the_gpu_benchmark_runs_on_a_cpu_in_small(monkeypatch, batch):
     """With D2L's functions played by the adapters, and the recorder by its stand-in."""
-    monkeypatch.setattr(capture, "record", replay.record)
-    monkeypatch.setattr(step, "pictures", lambda count: batch)
-    same = SimpleNamespace(**{name: getattr(adapters, name) for name in adapters.__all__})
+    monkeypatch.setattr(graphs, "record", replay.record)
+    monkeypatch.setattr(step, "random_batch", lambda count: batch)
+    same = SimpleNamespace(**vars(adapters))
     rate = gpu.rates(CPU, 1, side=64)
     assert all(value > 0 for value in rate.values())
     row = gpu.training(1, same, CPU, rate, repeats=1)

@@ -142,7 +142,7 @@ def test_notebooks_open_elsewhere(book):
 
 
 def test_pages_say_what_they_are(book):
-    """Language, description, canonical address, and a picture for those who pass a link on."""
+    """Language, description, canonical address, and an image for those who pass a link on."""
     said = {}
     for file in FILES:
         page = links(book / f"{file}.html")
@@ -153,14 +153,13 @@ def test_pages_say_what_they_are(book):
     texts = [text for file, text in said.items() if not file.endswith(("references", "api"))]
     assert all(40 <= len(text) <= 202 for text in texts), "begin every chapter with a paragraph"
     assert len(set(texts)) == len(texts)
-    with Image.open(book / "_static" / "social.jpg") as picture:
+    with Image.open(book / "_static" / "social.jpg") as image:
         assert (
-            f"{picture.width} {picture.height}"
-            == f"{page.meta['og:image:width']} {page.meta['og:image:height']}"
+            f"{image.width} {image.height}" == f"{page.meta['og:image:width']} {page.meta['og:image:height']}"
         )
 
 
-def test_pictures_have_a_size_and_a_text(book):
+def test_images_have_a_size_and_a_text(book):
     """A size, so that nothing jumps when they arrive; a text for those who do not see them."""
     for file in FILES:
         for image in links(book / f"{file}.html").images:
@@ -269,7 +268,7 @@ def test_page_on_a_phone(browser, book, page):
 
 @pytest.mark.parametrize("page", [f"{file}.html" for file in FILES])
 def test_figures_without_scripts(browser, book, page):
-    """Every live figure leaves its picture and its caption."""
+    """Every live figure leaves its image and its caption."""
     count = (book / page).read_text("utf8").count('<figure class="live">')
     if count:
         assert look.without_scripts(browser, book.as_uri(), page) == [(True, True)] * count

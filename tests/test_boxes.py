@@ -15,10 +15,10 @@ from d2lmini.boxes import (
     Variances,
     box_area,
     box_iou,
-    centre_to_corner,
-    corner_to_centre,
+    cxcywh_to_xyxy,
     decode,
     encode,
+    xyxy_to_cxcywh,
 )
 
 from . import references
@@ -135,16 +135,16 @@ def test_iou_has_a_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_corners_and_centres_are_each_others_inverse(dtype):
+def test_corners_and_centers_are_each_others_inverse(dtype):
     boxes = random_boxes(2, 50, generator=seeded(), dtype=dtype)
     tolerance = {"rtol": 0, "atol": 4 * torch.finfo(dtype).eps}
-    torch.testing.assert_close(centre_to_corner(corner_to_centre(boxes)), boxes, **tolerance)
-    torch.testing.assert_close(corner_to_centre(centre_to_corner(boxes)), boxes, **tolerance)
+    torch.testing.assert_close(cxcywh_to_xyxy(xyxy_to_cxcywh(boxes)), boxes, **tolerance)
+    torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(boxes)), boxes, **tolerance)
 
 
-def test_a_centre_box_by_hand():
+def test_a_center_box_by_hand():
     torch.testing.assert_close(
-        corner_to_centre(torch.tensor([[0.2, 0.1, 0.6, 0.9]])), torch.tensor([[0.4, 0.5, 0.4, 0.8]])
+        xyxy_to_cxcywh(torch.tensor([[0.2, 0.1, 0.6, 0.9]])), torch.tensor([[0.4, 0.5, 0.4, 0.8]])
     )
 
 
@@ -204,7 +204,7 @@ def test_d2ls_printed_offsets():
 
 
 @pytest.mark.parametrize("far", [FAR_BOXES[0], FAR_BOXES[3]])
-def test_boxes_beyond_the_picture_make_the_round_trip_too(far):
+def test_boxes_beyond_the_image_make_the_round_trip_too(far):
     anchor, box = torch.tensor([0.2, 0.2, 0.6, 0.4]), torch.tensor(far)
     torch.testing.assert_close(decode(anchor, encode(anchor, box)), box)
 
@@ -223,7 +223,7 @@ def test_sides_stop_growing_at_the_limit_and_have_no_gradient_there():
     anchor = torch.tensor([0.4, 0.4, 0.6, 0.6], dtype=torch.float64)
     offsets = torch.tensor([0, 0, 2 * MAX_LOG_GROWTH / 0.2, 1.0], dtype=torch.float64)
     offsets.requires_grad_()
-    box = corner_to_centre(decode(anchor, offsets))
+    box = xyxy_to_cxcywh(decode(anchor, offsets))
     assert box[2].item() == pytest.approx(0.2 * math.exp(MAX_LOG_GROWTH))
     assert math.exp(MAX_LOG_GROWTH) == pytest.approx(62.5, rel=1e-3)
     box[2:].sum().backward()

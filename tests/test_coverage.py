@@ -8,11 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2lmini import show
-from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
+from d2lmini import plots
+from d2lmini.anchors import (
+    TINY_SSD_ANCHORS,
+    AnchorSpec,
+    cluster_shapes,
+    make_anchors,
+    shape_iou,
+    suggest_anchors,
+)
 from d2lmini.boxes import box_iou
-from d2lmini.coverage import anchor_report, cluster, read_objects, shape_iou, suggest_anchors
 from d2lmini.data import Synthetic, collate
+from d2lmini.inspect import anchor_report, read_objects
 from d2lmini.matching import match
 
 MAPS = [(16, 16), (8, 8), (4, 4), (1, 1)]
@@ -35,10 +42,10 @@ def test_counts_are_those_of_a_loop_over_objects(scenes):
     report = anchor_report(anchors, scenes.boxes, scenes.labels, image_size=64)
     targets = match(anchors, scenes.boxes, scenes.labels)
     row = 0
-    for picture, (boxes, labels) in enumerate(zip(scenes.boxes, scenes.labels, strict=True)):
-        mine = targets.labels[picture] > 0
+    for image, (boxes, labels) in enumerate(zip(scenes.boxes, scenes.labels, strict=True)):
+        mine = targets.labels[image] > 0
         for box, label in zip(boxes[labels >= 0], labels[labels >= 0], strict=True):
-            assert int(report.picture[row]) == picture
+            assert int(report.image[row]) == image
             assert int(report.labels[row]) == int(label)
             best = max(float(box_iou(box[None], a[None])) for a in anchors)
             assert float(report.best[row]) == pytest.approx(best)
@@ -46,8 +53,8 @@ def test_counts_are_those_of_a_loop_over_objects(scenes):
             assert float(report.side[row]) == pytest.approx(math.sqrt(width * height), rel=1e-5)
             assert float(report.ratio[row]) == pytest.approx(width / height, rel=1e-5)
             row += 1
-        of_picture = report.positives[report.picture == picture]
-        assert int(of_picture.sum()) == int(mine.sum())
+        of_image = report.positives[report.image == image]
+        assert int(of_image.sum()) == int(mine.sum())
     assert row == len(report.best)
     assert report.recall == pytest.approx(float((report.best >= 0.5).float().mean()))
 
@@ -59,7 +66,7 @@ def test_positives_are_each_objects_own(scenes):
     for i in range(12):
         boxes = scenes.boxes[i][scenes.labels[i] >= 0]
         fits = (box_iou(anchors, boxes) >= 0.5).sum(0)
-        mine = report.positives[report.picture == i]
+        mine = report.positives[report.image == i]
         if len(boxes) == 1:
             assert mine.tolist() == fits.clamp(min=1).tolist()
         assert (mine <= fits.clamp(min=1)).all()  # two objects share what fits both
@@ -111,7 +118,7 @@ def test_no_object_is_a_report_too(size):
     assert "no object" in report.text()
     assert report.worst() == []
     with pytest.raises(ValueError, match="no objects"):
-        show.plot_coverage(report)
+        plots.plot_coverage(report)
 
 
 def test_boxes_that_are_none_fit_nothing():
@@ -121,11 +128,11 @@ def test_boxes_that_are_none_fit_nothing():
     assert report.best.tolist() == [0, 0, 0]
     assert report.positives.tolist() == [0, 0, 0]
     assert "3 objects are fitted by no anchor" in report.text()
-    show.plot_coverage(report)
+    plots.plot_coverage(report)
 
 
 def test_reading_keeps_the_objects_and_no_pixels(scenes):
-    objects = read_objects(Synthetic("scenes", count=12, size=64), workers=0)
+    objects = read_objects(Synthetic("scenes", count=12, size=64))
     assert torch.equal(objects.boxes, scenes.boxes)
     assert torch.equal(objects.labels, scenes.labels)
 
@@ -133,7 +140,7 @@ def test_reading_keeps_the_objects_and_no_pixels(scenes):
 # ---------------------------------------------------------------- clusters and suggestions
 
 
-def test_shape_iou_is_the_iou_of_boxes_with_one_centre():
+def test_shape_iou_is_the_iou_of_boxes_with_one_center():
     a, b = torch.rand(20, 2) + 0.01, torch.rand(7, 2) + 0.01
     sides = [torch.cat([-x / 2, x / 2], 1) for x in (a, b)]
     torch.testing.assert_close(shape_iou(a, b), box_iou(*sides))
@@ -143,20 +150,20 @@ def test_clusters_are_found_again():
     generator = torch.Generator().manual_seed(3)
     true = torch.tensor([[0.1, 0.1], [0.2, 0.6], [0.7, 0.3]])
     shapes = (true.repeat(40, 1) * (1 + 0.05 * torch.rand(120, 2, generator=generator))).double()
-    centres = cluster(shapes, 3)
-    assert float(shape_iou(centres, true.double()).amax(1).min()) > 0.9
-    assert torch.equal(centres, cluster(shapes, 3))  # the same seed
-    assert len(cluster(torch.ones(50, 2), 4)) == 1  # no more clusters than shapes
+    centers = cluster_shapes(shapes, 3)
+    assert float(shape_iou(centers, true.double()).amax(1).min()) > 0.9
+    assert torch.equal(centers, cluster_shapes(shapes, 3))  # the same seed
+    assert len(cluster_shapes(torch.ones(50, 2), 4)) == 1  # no more clusters than shapes
     with pytest.raises(ValueError, match="0 shapes"):
-        cluster(torch.zeros(0, 2), 2)
+        cluster_shapes(torch.zeros(0, 2), 2)
 
 
-def test_each_centre_is_its_members_median():
+def test_each_center_is_its_members_median():
     shapes = torch.rand(300, 2, generator=torch.Generator().manual_seed(0)).double() + 0.05
-    centres = cluster(shapes, 5)
-    member = shape_iou(shapes, centres).argmax(1)
-    for k, centre in enumerate(centres):
-        torch.testing.assert_close(centre, shapes[member == k].median(0).values)
+    centers = cluster_shapes(shapes, 5)
+    member = shape_iou(shapes, centers).argmax(1)
+    for k, center in enumerate(centers):
+        torch.testing.assert_close(center, shapes[member == k].median(0).values)
 
 
 def test_suggested_anchors_fit_what_they_were_made_for():
@@ -189,7 +196,7 @@ def test_suggestion_survives_odd_boxes():
 
 def test_drawing_shows_every_object_and_every_group(scenes):
     report = anchor_report(make_anchors(MAPS, SPEC), scenes.boxes, scenes.labels, image_size=64)
-    figure = show.plot_coverage(report, SPEC)
+    figure = plots.plot_coverage(report, SPEC)
     objects, *bars = figure.axes
     marks = objects.collections
     assert sum(len(c.get_offsets()) for c in marks[:2]) == len(report.best)

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from d2lmini import d2l
+from d2lmini.interop import d2l
 
 ANCHORS = torch.tensor(
     [
@@ -47,9 +47,9 @@ def _closed_figures():
 
 
 def random_boxes(generator: torch.Generator, *shape: int) -> Tensor:
-    centre = torch.rand(*shape, 2, generator=generator)
+    center = torch.rand(*shape, 2, generator=generator)
     half = torch.rand(*shape, 2, generator=generator) * 0.3 + 0.02
-    return torch.cat([centre - half, centre + half], dim=-1)
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 # --- numbers recorded from d2l 1.0.3 --------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_suppression_of_nothing_and_of_ties():
     assert d2l.nms(same, torch.full((40,), 0.5), 0.5).tolist() == [0]
 
 
-def test_detection_without_anchors_or_without_pictures():
+def test_detection_without_anchors_or_without_images():
     assert d2l.multibox_detection(torch.zeros(2, 3, 0), torch.zeros(2, 0), torch.zeros(1, 0, 4)).shape == (
         2,
         0,
@@ -392,7 +392,7 @@ def test_bananas_are_drawn_where_there_is_no_archive(tmp_path, monkeypatch, caps
     monkeypatch.setenv("D2LMINI_DATA", str(tmp_path))
     monkeypatch.setattr(d2l, "DRAWN", {"train": 5, "val": 3})
     train, validation = d2l.load_data_bananas(4)
-    assert "5 pictures for train, drawn" in capsys.readouterr().out
+    assert "5 images for train, drawn" in capsys.readouterr().out
     images, labels = next(iter(train))
     assert images.shape == (4, 3, 256, 256)
     assert images.dtype == torch.float32
@@ -420,7 +420,7 @@ def test_the_real_set_is_read_where_it_lies(tmp_path, monkeypatch, capsys):
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
     train, validation = d2l.load_data_bananas(8)
-    assert "3 pictures for train, read from" in capsys.readouterr().out
+    assert "3 images for train, read from" in capsys.readouterr().out
     images, labels = next(iter(validation))
     assert images[:, :, 0, 0].tolist() == [[0, 20, 30], [1, 20, 30]]
     assert labels.tolist() == [[[0, 0.25, 0.125, 0.5, 1.0]]] * 2
@@ -503,21 +503,16 @@ def test_device_is_the_cpu_without_a_gpu(monkeypatch):
     assert d2l.try_gpu(2) == torch.device("cpu")
 
 
-def test_every_public_name_is_there():
-    for name in d2l.__all__:
-        assert getattr(d2l, name) is not None
-
-
 # --- cells in the manner of sections 14.3 to 14.7 -------------------------------------------------
 
 
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     return np.random.default_rng(0).random((60, 80, 3))
 
 
 def test_cells_of_14_3():
     d2l.set_figsize()
-    shown = d2l.plt.imshow(picture())
+    shown = d2l.plt.imshow(photo())
     dog, cat = [6.0, 4.0, 37.0, 51.0], [40.0, 11.0, 65.0, 49.0]
     both = d2l.tensor((dog, cat))
     assert (d2l.box_center_to_corner(d2l.box_corner_to_center(both)) == both).all()
@@ -529,7 +524,7 @@ def test_cells_of_14_3():
 
 
 def test_cells_of_14_4():
-    image = picture()
+    image = photo()
     height, width = image.shape[:2]
     anchors = d2l.multibox_prior(
         torch.rand(size=(1, 3, height, width)), sizes=[0.75, 0.5, 0.25], ratios=[1, 2, 0.5]
@@ -557,7 +552,7 @@ def test_cells_of_14_4():
 
 
 def test_cells_of_14_5():
-    image = picture()
+    image = photo()
     height, width = image.shape[:2]
 
     def show_anchors(map_width: int, map_height: int, sizes: list[float]) -> int:
@@ -600,7 +595,7 @@ def test_cells_of_14_7():
     torch.manual_seed(0)
     train, _ = d2l.load_data_bananas(5)
     device, net = d2l.try_gpu(), d2l.TinySSD(num_classes=1)
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.2, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.2, weight_decay=5e-4)
     cross_entropy, l1 = nn.CrossEntropyLoss(reduction="none"), nn.L1Loss(reduction="none")
     timer, animator = d2l.Timer(), d2l.Animator(xlabel="epoch", legend=["class error", "mae"])
     net = net.to(device)
@@ -612,14 +607,14 @@ def test_cells_of_14_7():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the timer, about being started again
                 timer.start()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             X, Y = features.to(device), target.to(device)
             anchors, scores, offsets = net(X)
             wanted, mask, labels = d2l.multibox_target(anchors, Y)
             cls = cross_entropy(scores.reshape(-1, 2), labels.reshape(-1)).reshape(len(X), -1)
             box = l1(offsets * mask, wanted * mask)
             (cls.mean(dim=1) + box.mean(dim=1)).mean().backward()
-            optimiser.step()
+            optimizer.step()
             right = (scores.argmax(dim=-1) == labels).sum()
             gap = ((wanted - offsets) * mask).abs().sum().detach()
             metric.add(right, labels.numel(), float(gap), wanted.numel())

@@ -31,5 +31,5 @@ def test_load_is_the_whole_set_in_order(workers):
 
 
 def test_an_empty_set_is_an_error():
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         load(Synthetic("bananas", count=0))

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.boxes import box_iou, decode
-from d2lmini.detect import Detections, detect, detect_padded, nms, soft_nms, suppress
+from d2lmini.detect import DetectConfig, Detections, detect, greedy_nms, nms, soft_nms, suppress
 
 from . import references
-from .pretend import PretendDevice
 from .strategies import box_tensors, random_boxes
 
 # `d2lmini.detect` is the function once the package is imported; this is the module of that name
@@ -150,31 +149,37 @@ def test_nms_does_not_care_for_the_order_of_the_boxes(seed):
     count=st.sampled_from([40, 150]),
     entries=st.sampled_from([1, 128 * 150 * 2, 10**9]),
 )
-def test_lists_side_by_side_as_one_by_one(seed, count, entries):
-    generator = seeded(seed)
-    boxes = torch.stack([crowd(count, seed + i, spots=40) for i in range(5)])
-    valid = torch.rand(5, count, generator=generator) < torch.rand(5, 1, generator=generator)
-    valid[seed % 5] = True
-    groups = torch.randint(2, (5, count), generator=generator)
+def test_groups_side_by_side_as_one_by_one(seed, count, entries):
+    """Groups of very different sizes, in pieces of any size."""
+    boxes = crowd(count, seed, spots=10)
+    scores = torch.linspace(1, 0.1, count)
+    groups = (torch.rand(count, generator=seeded(seed)) ** 4 * 12).long()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detection, "CPU_ENTRIES", entries)
-        kept = suppress(boxes, valid, 0.4, groups)
-    for i in range(5):
+        kept = suppress(boxes, scores, groups, DetectConfig(iou_threshold=0.4))
+    for group in groups.unique():
+        at = (groups == group).nonzero().flatten()
+        alone = at[nms(boxes[at], scores[at], 0.4)]
+        wanted = torch.zeros(count).index_put((alone,), scores[alone])
+        assert torch.equal(kept[at], wanted[at])
+
+
+@given(seed=st.integers(0, 2**32), threshold=st.sampled_from(THRESHOLDS))
+def test_the_fixed_point_is_the_walk_down_the_list(seed, threshold):
+    boxes = torch.stack([crowd(40, seed), crowd(40, seed + 1)])
+    valid = torch.rand(2, 40, generator=seeded(seed)) < 0.8
+    kept = greedy_nms(boxes, valid, threshold)
+    for i in range(2):
         at = valid[i].nonzero().flatten()
-        alone = nms(boxes[i, at], -torch.arange(len(at)).float(), 0.4, groups[i, at])
-        assert kept[i].nonzero().flatten().tolist() == at[alone].sort().values.tolist()
+        table = box_iou(boxes[i, at], boxes[i, at]).tolist()
+        alone = references.nms(table, (-torch.arange(len(at))).tolist(), threshold)
+        assert kept[i].nonzero().flatten().tolist() == at[sorted(alone)].tolist()
 
 
-def test_what_is_invalid_neither_stays_nor_removes():
-    boxes = torch.tensor([[WHOLE, [math.nan] * 4, WHOLE, [0.0, 0.0, 1.0, 0.9]]])
-    valid = torch.tensor([[False, False, True, True]])
-    assert suppress(boxes, valid, 0.5).tolist() == [[False, False, True, False]]
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (0, 0)])
-def test_suppressing_nothing(shape):
-    kept = suppress(torch.zeros(*shape, 4), torch.zeros(shape, dtype=torch.bool), 0.5)
-    assert kept.shape == shape
+def test_suppressing_nothing():
+    empty = torch.zeros(0)
+    assert suppress(torch.zeros(0, 4), empty, empty.long(), DetectConfig()).shape == (0,)
+    assert nms(torch.zeros(0, 4), empty).tolist() == []
 
 
 # ------------------------------------------------------------------------------------ Soft-NMS
@@ -184,64 +189,60 @@ def test_suppressing_nothing(shape):
     seed=st.integers(0, 2**32),
     kind=st.sampled_from(["linear", "gaussian"]),
     threshold=st.sampled_from(THRESHOLDS),
-    grouped=st.booleans(),
     most=st.sampled_from([1, 5, 100]),
 )
-def test_soft_nms_equals_the_loop(seed, kind, threshold, grouped, most):
+def test_soft_nms_equals_the_loop(seed, kind, threshold, most):
     boxes, scores = crowd(15, seed, spots=4), 0.1 + torch.rand(15, generator=seeded(seed))
-    groups = torch.randint(2, (15,), generator=seeded(seed)) if grouped else None
-    rows = soft_nms(
-        *(boxes[None], scores[None], torch.ones(1, 15, dtype=torch.bool), kind, threshold, 0.5),
-        *(None if groups is None else groups[None], most),
-    )
-    expected = references.soft_nms(
-        *(box_iou(boxes, boxes).tolist(), scores.tolist(), kind, threshold, 0.5),
-        None if groups is None else groups.tolist(),
-    )[:most]
-    torch.testing.assert_close(rows.scores[0], torch.tensor([s for _, s in expected]))
-    kept = rows.scores[0] > 1e-5  # those that fell to (almost) 0 have no order
-    assert rows.order[0][kept].tolist() == [i for i, s in expected if s > 1e-5]
+    found = soft_nms(boxes[None], scores[None], kind, threshold, 0.5, most)[0]
+    table = box_iou(boxes, boxes).tolist()
+    expected = torch.zeros(15)
+    for i, score in references.soft_nms(table, scores.tolist(), kind, threshold, 0.5)[:most]:
+        expected[i] = score
+    torch.testing.assert_close(found, expected)
+
+
+@given(seed=st.integers(0, 2**32), kind=st.sampled_from(["linear", "gaussian"]))
+def test_soft_nms_within_groups_equals_the_loop(seed, kind):
+    boxes = crowd(15, seed, spots=4)
+    scores = (0.1 + torch.rand(15, generator=seeded(seed))).sort(descending=True).values
+    groups = torch.randint(2, (15,), generator=seeded(seed))
+    found = suppress(boxes, scores, groups, DetectConfig(soft=kind))
+    table = box_iou(boxes, boxes).tolist()
+    expected = references.soft_nms(table, scores.tolist(), kind, 0.45, 0.5, groups.tolist())
+    torch.testing.assert_close(found, torch.tensor([score for _, score in sorted(expected)]))
 
 
 def test_soft_nms_by_hand():
     boxes = torch.tensor([[WHOLE, [0.0, 0.0, 1.0, 0.5], [2.0, 2.0, 3.0, 3.0]]])  # IoU 0.5 and 0
-    scores, valid = torch.tensor([[0.9, 0.8, 0.3]]), torch.ones(1, 3, dtype=torch.bool)
-    gaussian = soft_nms(boxes, scores, valid, "gaussian", sigma=0.5)
-    assert gaussian.order.tolist() == [[0, 1, 2]]
+    scores = torch.tensor([[0.9, 0.8, 0.3]])
     expected = torch.tensor([[0.9, 0.8 * math.exp(-0.5), 0.3]])
-    torch.testing.assert_close(gaussian.scores, expected)
-    linear = soft_nms(boxes, scores, valid, "linear", iou_threshold=0.4)
-    torch.testing.assert_close(linear.scores, torch.tensor([[0.9, 0.4, 0.3]]))
-    above = soft_nms(boxes, scores, valid, "linear", iou_threshold=0.5)  # equality is left alone
-    torch.testing.assert_close(above.scores, scores)
+    torch.testing.assert_close(soft_nms(boxes, scores, "gaussian", sigma=0.5), expected)
+    linear = soft_nms(boxes, scores, "linear", iou_threshold=0.4)
+    torch.testing.assert_close(linear, torch.tensor([[0.9, 0.4, 0.3]]))
+    above = soft_nms(boxes, scores, "linear", iou_threshold=0.5)  # equality is left alone
+    torch.testing.assert_close(above, scores)
 
 
-def test_soft_nms_ignores_what_is_invalid():
+def test_soft_nms_ignores_padding():
     boxes = torch.tensor([[[math.nan] * 4, WHOLE, WHOLE]])
-    valid = torch.tensor([[False, True, False]])
-    rows = soft_nms(boxes, torch.tensor([[0.9, 0.5, 0.8]]), valid)
-    assert rows.scores[0, 0] == 0.5
-    assert rows.order[0, 0] == 1
-    assert (rows.scores[0, 1:] == 0).all()
+    assert soft_nms(boxes, torch.tensor([[0.0, 0.5, 0.0]])).tolist() == [[0.0, 0.5, 0.0]]
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
 def test_soft_nms_of_nothing(shape):
-    rows = soft_nms(torch.zeros(*shape, 4), torch.zeros(shape), torch.zeros(shape, dtype=torch.bool))
-    assert rows.scores.shape[0] == rows.order.shape[0] == shape[0]
-    assert rows.order.dtype == torch.int64
+    assert soft_nms(torch.zeros(*shape, 4), torch.zeros(shape)).shape == shape
 
 
 def test_an_unknown_kind_is_named():
     with pytest.raises(ValueError, match="median"):
-        soft_nms(torch.zeros(1, 1, 4), torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool), "median")
+        soft_nms(torch.zeros(1, 1, 4), torch.zeros(1, 1), "median")
 
 
 # --------------------------------------------------------------------------- the whole, by a loop
 
 
 def candidates(logits: Tensor, options: dict) -> list[tuple[float, int, int]]:
-    """(score, anchor, class) of one picture's candidates, best first."""
+    """(score, anchor, class) of one image's candidates, best first."""
     scores = logits.softmax(-1)[:, 1:].tolist()
     pairs = [(s, a, c) for a, row in enumerate(scores) for c, s in enumerate(row)]
     if options["best_class_only"]:
@@ -251,7 +252,7 @@ def candidates(logits: Tensor, options: dict) -> list[tuple[float, int, int]]:
 
 
 def loop(logits: Tensor, offsets: Tensor, anchors: Tensor, options: dict) -> Detections:
-    """`detect` for one picture, step by step."""
+    """`detect` for one image, step by step."""
     rows = []
     for score, anchor, label in candidates(logits, options):
         box = decode(anchors[anchor], offsets[anchor])
@@ -305,7 +306,8 @@ def test_detect_equals_the_loop(seed, k, a, options):
 def without_the_bound() -> pytest.MonkeyPatch:
     """Every anchor gets its softmax, as if the quick bound on it did not exist."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(detection, "_hopeful", lambda logits, threshold: (logits, None))
+    every = lambda logits, threshold: torch.ones(logits.shape[:2], dtype=torch.bool)  # noqa: E731
+    patch.setattr(detection, "prefilter_by_logit", every)
     return patch
 
 
@@ -340,15 +342,13 @@ def test_the_bound_leaves_few_anchors_of_a_trained_network():
     logits[..., 0] = 12
     logits[0, [7, 40], 2] = 14.0
     logits[1, 99, 3] = 12.0
-    few, place = detection._hopeful(logits, 0.01)
-    assert few.shape == (2, 2, 4)
-    assert place.tolist() == [[7, 40], [99, 0]]
-    assert detection.foreground_scores(few)[1, 1].nan_to_num(0).tolist() == [0, 0, 0]
+    chosen = detection.prefilter_by_logit(logits, 0.01)
+    assert chosen.nonzero().tolist() == [[0, 7], [0, 40], [1, 99]]
 
 
 @pytest.mark.parametrize("soft", [None, "linear", "gaussian"])
 @pytest.mark.parametrize("k", [1, 3])
-def test_a_picture_is_answered_the_same_in_any_company(soft, k):
+def test_a_image_is_answered_the_same_in_any_company(soft, k):
     given = answers(6, 80, k)
     given[0][:, :, 0] += torch.arange(6).unsqueeze(1)  # from many candidates to few
     together = detect(*given, soft=soft)
@@ -359,7 +359,7 @@ def test_a_picture_is_answered_the_same_in_any_company(soft, k):
 
 
 @given(seed=st.integers(0, 2**32), soft=st.sampled_from([None, "linear", "gaussian"]))
-def test_what_comes_out_is_in_order_inside_the_picture_and_above_the_threshold(seed, soft):
+def test_what_comes_out_is_in_order_inside_the_image_and_above_the_threshold(seed, soft):
     for found in detect(*answers(2, 60, 3, seed), score_threshold=0.1, soft=soft):
         assert (found.scores[:-1] >= found.scores[1:]).all()
         assert (found.scores >= 0.1).all()
@@ -463,7 +463,7 @@ def test_the_threshold_itself_is_enough():
     assert len(detect(*given, score_threshold=0.5001)[0].scores) == 0
 
 
-def test_boxes_are_clipped_to_the_picture_unless_told_otherwise():
+def test_boxes_are_clipped_to_the_image_unless_told_otherwise():
     anchors = torch.tensor([[-0.2, 0.5, 0.3, 1.4]])
     (found,) = detect(sure([0], 1), torch.zeros(1, 1, 4), anchors)
     torch.testing.assert_close(found.boxes, torch.tensor([[0.0, 0.5, 0.3, 1.0]]))
@@ -476,7 +476,7 @@ def test_boxes_are_clipped_to_the_picture_unless_told_otherwise():
     [
         [math.nan] * 4,
         [0.0, 0.0, math.nan, 0.0],
-        [100.0, 0.0, 0.0, 0.0],  # to the right of the picture
+        [100.0, 0.0, 0.0, 0.0],  # to the right of the image
         [0.0, -100.0, 0.0, 0.0],
         [math.inf, 0.0, 0.0, 0.0],
         [0.0, 0.0, -math.inf, 0.0],  # no width
@@ -493,7 +493,7 @@ def test_a_box_that_is_not_one_is_left_out_and_harms_no_other(offsets, soft):
     assert found.scores.item() == pytest.approx(1 / (1 + math.exp(-2)))
 
 
-def test_huge_offsets_give_a_box_as_large_as_the_picture():
+def test_huge_offsets_give_a_box_as_large_as_the_image():
     (found,) = detect(
         sure([0], 1), torch.tensor([[[0.0, 0.0, 1e30, 1e30]]]), torch.tensor([[0.4, 0.4, 0.6, 0.6]])
     )
@@ -620,54 +620,3 @@ def test_broken_box_hides_nothing_beyond_the_first_block():
 def test_anchors_of_another_model_are_refused():
     with pytest.raises(ValueError, match="take all three from one model"):
         detect(torch.zeros(1, 3, 2), torch.zeros(1, 3, 4), torch.zeros(4, 4))
-
-
-# ------------------------------------------------------------------------------ without waiting
-
-DIFFERENT = [
-    {},
-    {"soft": "gaussian"},
-    {"soft": "linear", "class_aware": False},
-    {"class_aware": False, "iou_threshold": 0.2},
-    {"best_class_only": True, "top_k": 37, "max_detections": 5},
-    {"score_threshold": 0.0, "clip": False},
-    {"score_threshold": 1.0},
-]
-
-
-@pytest.mark.parametrize("k", [1, 3])
-@pytest.mark.parametrize("options", DIFFERENT)
-def test_what_is_found_without_a_look_is_what_is_found(k, options):
-    logits, offsets, anchors = answers(3, 150, k, seed=4)
-    logits[1, :, 0] = 1e4  # a picture in which there is nothing
-    logits[2, ::7] = logits[2, :1]  # equal scores
-    expected = detect(logits, offsets, anchors, **options)
-    padded = detect_padded(logits, offsets, anchors, **options)
-    with PretendDevice() as device:
-        there = detect_padded(logits, offsets, anchors, **options)
-        assert not device.waits, device.waits
-    for a, b in zip(there, padded, strict=True):
-        torch.testing.assert_close(a[:, : b.shape[1]], b)
-        assert not (a[:, b.shape[1] :] > 0).any()
-    for found, other in zip(padded.lists(), expected, strict=True):
-        for a, b in zip(found, other, strict=True):
-            torch.testing.assert_close(a, b, **EXACT)
-    assert there.labels.shape[1] <= options.get("max_detections", 100)
-
-
-@given(seed=st.integers(0, 2**32), threshold=st.sampled_from(THRESHOLDS), grouped=st.booleans())
-def test_walking_down_the_lists_suppresses_the_same(seed, threshold, grouped):
-    boxes = torch.stack([crowd(40, seed), crowd(40, seed + 1)])
-    valid = torch.rand(2, 40, generator=seeded(seed)) < 0.8
-    groups = torch.randint(3, (2, 40), generator=seeded(seed)) if grouped else None
-    looked = suppress(boxes, valid, threshold, groups)
-    torch.testing.assert_close(suppress(boxes, valid, threshold, groups, looks=False), looked, **EXACT)
-
-
-@pytest.mark.parametrize(("n", "a"), [(0, 5), (2, 0), (0, 0)])
-def test_nothing_in_nothing_out_in_one_shape(n, a):
-    for place in (PretendDevice, torch.no_grad):
-        with place():
-            padded = detect_padded(torch.zeros(n, a, 3), torch.zeros(n, a, 4), torch.zeros(a, 4))
-        assert padded.boxes.shape[::2] == (n, 4)
-        assert [len(f.scores) for f in padded.lists()] == [0] * n

@@ -1,6 +1,6 @@
 """Average precision against hand counts, pycocotools and a slow VOC reference.
 
-What D2L's metrics and the error breakdown say is tested in test_evaluate_errors.py.
+What D2L's metrics and the error breakdown say is tested in test_errors.py.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import contextlib
 import io
 import json
 import math
-import sys
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from d2lmini import compare
 from d2lmini.detect import Detections
 from d2lmini.evaluate import (
     Curve,
@@ -40,18 +40,11 @@ class Case(NamedTuple):
     detections: list[Detections]
     boxes: Tensor
     labels: Tensor
-    crowd: Tensor
-    ignored: Tensor
     classes: int
     size: tuple[int, int]  # height, width
 
     def metrics(self, **changes):
-        settings = {
-            "classes": self.classes,
-            "image_size": self.size,
-            "crowd": self.crowd,
-            "ignored": self.ignored,
-        }
+        settings = {"classes": self.classes, "image_size": self.size}
         return evaluate(self.detections, self.boxes, self.labels, **(settings | changes))
 
 
@@ -70,9 +63,7 @@ def counted() -> Case:
     """Four objects in two images; detections right, wrong, right, wrong, right; one is missed."""
     first = found([A, D, B, D], [0.9, 0.8, 0.7, 0.6])
     second = found([B], [0.5])
-    boxes = torch.tensor([[A, B], [B, C]])
-    nothing = torch.zeros(2, 2, dtype=torch.bool)
-    return Case([first, second], boxes, torch.zeros(2, 2).long(), nothing, nothing, 1, (100, 100))
+    return Case([first, second], torch.tensor([[A, B], [B, C]]), torch.zeros(2, 2).long(), 1, (100, 100))
 
 
 def test_precision_recall_counted_by_hand(counted):
@@ -132,15 +123,6 @@ def test_each_size_counts_its_own_objects_and_exact_bounds_count_twice():
 # ---- pycocotools ----
 
 
-class EvalWithIgnored(COCOeval):
-    """pycocotools overwrites `ignore` by `iscrowd`; this one lets a plain object be ignored too."""
-
-    def _prepare(self):
-        super()._prepare()
-        for one in chain.from_iterable(self._gts.values()):
-            one["ignore"] = one["iscrowd"] or one["skip"]
-
-
 def pycocotools_eval(case: Case) -> COCOeval:
     truth, results = COCO(), COCO()
     images = [{"id": i} for i in range(len(case.detections))]
@@ -150,7 +132,7 @@ def pycocotools_eval(case: Case) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
         results.createIndex()
-        judge = EvalWithIgnored(truth, results, "bbox")
+        judge = COCOeval(truth, results, "bbox")
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -174,8 +156,7 @@ def _objects(case: Case) -> list[dict]:
                 "category_id": int(case.labels[image, place]),
                 "bbox": box,
                 "area": box[2] * box[3],
-                "iscrowd": int(case.crowd[image, place]),
-                "skip": int(case.ignored[image, place]),
+                "iscrowd": 0,
             }
         )
     return rows
@@ -209,12 +190,11 @@ def random_boxes(rng: np.random.Generator, count: int, grid: int | None) -> np.n
 
 
 def random_case(seed: int) -> Case:
-    """Small and nasty: ties in score, equal and empty boxes, empty images and classes, crowds."""
+    """Small and nasty: ties in score, equal and empty boxes, empty images and classes."""
     rng = np.random.default_rng(seed)
     images, classes, most = rng.integers(1, 5), int(rng.integers(1, 4)), int(rng.integers(1, 7))
     grid = rng.choice([None, 4, 16])  # a coarse grid makes IoUs equal, and equal to thresholds
     levels = rng.choice([None, 1, 3, 10])  # few levels make ties in score
-    crowded = rng.random() < 0.4
     boxes = random_boxes(rng, images * most, grid).reshape(images, most, 4)
     labels = rng.integers(-1, classes, (images, most))
     labels[:, rng.random(most) < 0.1] = -1
@@ -223,12 +203,10 @@ def random_case(seed: int) -> Case:
     detections = [
         random_detections(rng, b, t, classes, grid, levels) for b, t in zip(boxes, labels, strict=True)
     ]
-    marks = rng.random((2, images, most)) < (0.2 if crowded else 0)
     return Case(
         detections,
         torch.from_numpy(boxes).float(),
         torch.from_numpy(labels),
-        *torch.from_numpy(marks),
         classes,
         [(256, 256), (64, 64), (333, 500), (1000, 700)][rng.integers(4)],
     )
@@ -258,10 +236,15 @@ def random_detections(rng, objects, labels, classes, grid, levels) -> Detections
 
 
 def coco_numbers(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """The twelve numbers, and AP per class and threshold, of pycocotools, NaN for its -1."""
+    """The twelve numbers (12,), and those of each class (K, 12), of pycocotools, NaN for its -1."""
     judge = pycocotools_eval(case)
-    precision = judge.eval["precision"][:, :, :, 0, -1].mean(1).T  # (K, T)
-    return tuple(np.where(v == -1, np.nan, v) for v in (judge.stats, precision))
+    ap = judge.eval["precision"].mean(1)  # (T, K, sizes, most)
+    recall = judge.eval["recall"]
+    columns = [ap[:, :, 0, 2].mean(0), ap[0, :, 0, 2], ap[5, :, 0, 2]]
+    columns += [ap[:, :, size, 2].mean(0) for size in (1, 2, 3)]
+    columns += [recall[:, :, 0, most].mean(0) for most in (0, 1, 2)]
+    columns += [recall[:, :, size, 2].mean(0) for size in (1, 2, 3)]
+    return tuple(np.where(v == -1, np.nan, v) for v in (judge.stats, np.stack(columns, 1)))
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -272,9 +255,8 @@ def test_equals_pycocotools(block):
         metrics = case.metrics()
         ours = [getattr(metrics, name) for name in COCO_NAMES]
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9, err_msg=f"seed {seed}")
-        ours = [[m.ap, m.ap50, m.ap75] for m in metrics.per_class.values()]
-        theirs = np.stack([by_class.mean(1), by_class[:, 0], by_class[:, 5]], 1)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9, err_msg=f"seed {seed}")
+        ours = [[getattr(m, name) for name in COCO_NAMES] for m in metrics.per_class.values()]
+        np.testing.assert_allclose(ours, by_class, rtol=0, atol=1e-9, err_msg=f"seed {seed}")
 
 
 def test_among_equal_overlaps_the_later_object_is_taken():
@@ -283,8 +265,7 @@ def test_among_equal_overlaps_the_later_object_is_taken():
     two = found([[0.0625, 0, 0.5625, 0.5], [0, 0, 0.3125, 0.5]], [0.9, 0.8])
     for objects, hits in ((left, right), 2), ((right, left), 1):
         boxes, labels = torch.stack(objects)[None], torch.zeros(1, 2).long()
-        nothing = torch.zeros(1, 2).bool()
-        case = Case([two], boxes, labels, nothing, nothing, 1, (256, 256))
+        case = Case([two], boxes, labels, 1, (256, 256))
         assert precision_recall([two], boxes, labels).recall[-1] == hits / 2
         assert case.metrics().ap50 == pytest.approx(coco_numbers(case)[0][1])
 
@@ -304,14 +285,13 @@ def test_coco_looks_at_the_best_hundred_of_each_class_and_image_and_voc_at_all()
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
     cases = [random_case(seed) for seed in range(20)]
     expected = [case.metrics().as_dict() for case in cases]
-    module = sys.modules[evaluate.__module__]  # the package may export the function by that name
-    monkeypatch.setattr(module, "BLOCK_CELLS", 1)
+    monkeypatch.setattr(compare, "BLOCK_CELLS", 1)
     assert [case.metrics().as_dict() for case in cases] == expected
 
 
 def test_random_cases_are_not_all_trivial():
     """The comparison above means little if its cases were empty or all alike."""
-    metrics = [random_case(seed).metrics() for seed in range(100)]
+    metrics = [random_case(seed).metrics() for seed in range(400)]
     values = np.array([[getattr(m, name) for name in COCO_NAMES] for m in metrics])
     assert (np.nanstd(values, 0) > 0.1).all()
     assert (np.isnan(values).mean(0) < 0.8).all()
@@ -333,8 +313,8 @@ def slow_iou(a, b) -> float:
 def slow_voc(case: Case, class_id: int) -> tuple[float, float]:
     """VOC's two APs as the devkit's script goes about it, one detection at a time."""
     objects = [
-        [(b.tolist(), bool(i)) for b, t, i in zip(*image, strict=True) if t == class_id]
-        for image in zip(case.boxes.double(), case.labels, case.ignored, strict=True)
+        [b.tolist() for b, t in zip(*image, strict=True) if t == class_id]
+        for image in zip(case.boxes.double(), case.labels, strict=True)
     ]
     rows = [
         (float(score), image, box.double().tolist())
@@ -343,15 +323,13 @@ def slow_voc(case: Case, class_id: int) -> tuple[float, float]:
         if label == class_id
     ]
     taken, right, wrong, precision, recall = set(), 0, 0, [], []
-    count = sum(not ignored for image in objects for _, ignored in image)
+    count = sum(map(len, objects))
     if count == 0:
         return math.nan, math.nan
     for _, image, box in sorted(rows, key=lambda row: -row[0]):
-        overlaps = [slow_iou(box, other) for other, _ in objects[image]]
+        overlaps = [slow_iou(box, other) for other in objects[image]]
         best = int(np.argmax(overlaps)) if overlaps else -1
         if overlaps and overlaps[best] >= 0.5:
-            if objects[image][best][1]:
-                continue
             right += (image, best) not in taken
             wrong += (image, best) in taken
             taken.add((image, best))
@@ -374,27 +352,21 @@ def slow_areas(precision, recall) -> tuple[float, float]:
 def test_equals_a_slow_voc_reference():
     for seed in range(150):
         case = random_case(seed)
-        case = case._replace(crowd=torch.zeros_like(case.crowd))
         by_class = np.array([slow_voc(case, k) for k in range(case.classes)])
         metrics = case.metrics()
         ours = [[m.voc07, m.voc12] for m in metrics.per_class.values()]
         np.testing.assert_allclose(ours, by_class, atol=1e-9, err_msg=f"seed {seed}")
-        for k, expected in enumerate(by_class):
-            rows = (case.detections, case.boxes, case.labels, k)
-            curve = precision_recall(*rows, rule="voc", ignored=case.ignored)
-            np.testing.assert_allclose((voc07_ap(curve), voc12_ap(curve)), expected, atol=1e-9)
 
 
-def test_rules_differ_where_the_best_object_is_taken():
+def test_voc_looks_at_the_best_object_only_and_coco_at_the_best_that_is_free():
     objects = torch.tensor([[[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.4]]])
     twice = found([[0, 0, 0.5, 0.5], [0, 0, 0.5, 0.48]], [0.9, 0.8])
-    coco = precision_recall([twice], objects, torch.zeros(1, 2))
-    voc = precision_recall([twice], objects, torch.zeros(1, 2), rule="voc")
-    assert coco.recall.tolist() == [0.5, 1]
-    assert voc.recall.tolist() == [0.5, 0.5]
+    metrics = evaluate([twice], objects, torch.zeros(1, 2), classes=1)
+    assert metrics.ap50 == pytest.approx(1)
+    assert metrics.voc12 == 0.5
 
 
-# ---- ties, empties, ignored ----
+# ---- ties, empties, sizes ----
 
 
 def test_ties_keep_image_order_then_the_given_order():
@@ -440,32 +412,7 @@ def test_padding_is_never_an_object(counted):
     boxes = torch.cat([pad, counted.boxes, pad], 1)
     labels = torch.nn.functional.pad(counted.labels, (1, 1), value=-1)
     padded = evaluate(counted.detections, boxes, labels, classes=1, image_size=100)
-    assert padded.as_dict() == counted.metrics(crowd=None, ignored=None).as_dict()
-
-
-def test_ignored_objects_are_not_missed_and_their_finders_not_wrong(counted):
-    marks = torch.tensor([[False, True], [False, True]])
-    metrics = counted.metrics(ignored=marks)
-    assert metrics.objects == 2
-    # what is left: right, wrong, wrong, right
-    curve = precision_recall(counted.detections, counted.boxes, counted.labels, ignored=marks)
-    np.testing.assert_allclose(curve.precision, [1, 1 / 2, 1 / 3, 2 / 4])
-    assert metrics.ap50 == pytest.approx(coco_ap(curve))
-    everything = counted.metrics(ignored=torch.ones(2, 2).bool())
-    assert math.isnan(everything.ap)
-    assert everything.objects == 0
-
-
-def test_a_crowd_takes_any_number_of_detections_that_lie_inside_it():
-    inside = [[0.5, 0.5, 0.6, 0.6], [0.7, 0.7, 0.8, 0.8], [0.9, 0.5, 0.98, 0.6]]
-    one = found([*inside, A], [0.9, 0.8, 0.7, 0.6])
-    boxes, labels = torch.tensor([[A, [0.5, 0.5, 1, 1]]]), torch.zeros(1, 2)
-    without = evaluate([one], boxes, labels, classes=1)
-    crowd = evaluate([one], boxes, labels, classes=1, crowd=torch.tensor([[False, True]]))
-    plain = evaluate([one], boxes, labels, classes=1, ignored=torch.tensor([[False, True]]))
-    assert crowd.ap50 == pytest.approx(1)
-    assert plain.ap50 == pytest.approx(1 / 4)
-    assert without.ap50 < 1 / 4
+    assert padded.as_dict() == counted.metrics().as_dict()
 
 
 def test_image_size_may_differ_between_images():
@@ -488,7 +435,7 @@ def test_float64_and_half_precision_inputs_are_accepted(counted):
 def test_detections_on_a_gpu_score_the_same():
     case = random_case(3)
     moved = [Detections(*(t.cuda() for t in d)) for d in case.detections]
-    rest = {name: getattr(case, name).cuda() for name in ("boxes", "labels", "crowd", "ignored")}
+    rest = {name: getattr(case, name).cuda() for name in ("boxes", "labels")}
     assert case._replace(detections=moved, **rest).metrics().as_dict() == case.metrics().as_dict()
 
 
@@ -544,8 +491,6 @@ def test_shapes_that_disagree_are_refused_with_both_numbers(counted):
         counted._replace(detections=counted.detections[:1]).metrics()
     with pytest.raises(ValueError, match=r"\(2, 2, 4\) and \(2, 1\)"):
         counted._replace(labels=counted.labels[:, :1]).metrics()
-    with pytest.raises(ValueError, match=r"ignored must be \(2, 2\), got \(2, 1\)"):
-        counted.metrics(ignored=torch.zeros(2, 1).bool())
     uneven = counted.detections[0]._replace(labels=torch.zeros(1).long())
     with pytest.raises(ValueError, match="image 1: detections must have"):
         counted._replace(detections=[counted.detections[0], uneven]).metrics()
@@ -563,7 +508,7 @@ def test_class_names_that_make_no_sense_are_refused(counted, classes):
         counted.metrics(classes=classes)
 
 
-@pytest.mark.parametrize(("option", "value"), [("iou_threshold", 0), ("iou_threshold", 1.1), ("rule", "x")])
-def test_curve_options_that_make_no_sense_are_refused(counted, option, value):
-    with pytest.raises(ValueError, match=option):
-        precision_recall(counted.detections, counted.boxes, counted.labels, **{option: value})
+@pytest.mark.parametrize("threshold", [0, 1.1])
+def test_thresholds_of_a_curve_that_make_no_sense_are_refused(counted, threshold):
+    with pytest.raises(ValueError, match="iou_threshold"):
+        precision_recall(counted.detections, counted.boxes, counted.labels, iou_threshold=threshold)

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from d2lmini import evaluate, train
+from d2lmini import evaluate, train, transfer
 from d2lmini.detect import Detections
+from d2lmini.engine import validation
 from d2lmini.losses import LossConfig
 from experiments import __main__ as command
 from experiments import rows, sweep, tables
 from experiments.questions import QUESTIONS
 from experiments.recipes import D2L
-from experiments.resample import draw_pictures, resampled_ap
+from experiments.resample import draw_images, resampled_ap
 from experiments.rows import Row
 from experiments.scales import SCALES
 from experiments.setting import PRESETS, resolve, slug
@@ -31,9 +32,9 @@ TINY = Row("tiny", "bananas", {}, 0)
 def place(tmp_path, monkeypatch):
     """Everything is written below a folder of the test; returns where the results go."""
     monkeypatch.setattr(rows, "WORK", tmp_path / "work")
-    rows.pictures.cache_clear()
+    rows.images.cache_clear()
     yield tmp_path / "results"
-    rows.pictures.cache_clear()
+    rows.images.cache_clear()
 
 
 # ---------------------------------------------------------------------------------------- questions
@@ -63,9 +64,18 @@ def test_a_question_is_whole(question):
 def test_d2ls_recipe_is_what_d2l_publishes():
     """D2L 14.7.2: SGD(lr=0.2, weight_decay=5e-4), batch 32 where ours is 16, means over all anchors."""
     config = resolve(SCALES["full"], "bananas", D2L).config
-    stated = ("optimiser", "lr", "weight_decay", "momentum", "schedule", "batch_size", "augment", "clip")
+    stated = (
+        "optimizer",
+        "lr",
+        "weight_decay",
+        "momentum",
+        "schedule",
+        "batch_size",
+        "augment",
+        "max_grad_norm",
+    )
     assert [getattr(config, name) for name in stated] == ["sgd", 0.2, 5e-4, 0.0, "constant", 32, None, None]
-    means = {"cls_normaliser": "anchors", "box_normaliser": "anchors"}
+    means = {"cls_normalizer": "anchors", "box_normalizer": "anchors"}
     assert config.loss == LossConfig(box="l1", negatives=None, **means)
     assert config.anchors.sizes[0] == (0.2, 0.272)
 
@@ -77,11 +87,20 @@ def test_the_ladder_takes_one_thing_back_at_each_step_and_ends_at_the_recipe_tha
     for before, after in itertools.pairwise(climb):
         assert after.items() < before.items()
     for preset in ("bananas", "scenes"):
-        config, used = resolve(SCALES["full"], preset, ours).config, train.recipe(preset).config
-        assert (config.loss, config.prior) == (used.loss, used.prior)
+        config, used = resolve(SCALES["full"], preset, ours).config, transfer.recipe(preset).config
+        assert (config.loss, config.prior_prob) == (used.loss, used.prior_prob)
         assert used.loss == train.TrainConfig().loss
-        assert used.prior == train.TrainConfig().prior
-        names = ("optimiser", "lr", "weight_decay", "warmup", "schedule", "clip", "iou_threshold", "augment")
+        assert used.prior_prob == train.TrainConfig().prior_prob
+        names = (
+            "optimizer",
+            "lr",
+            "weight_decay",
+            "warmup",
+            "schedule",
+            "max_grad_norm",
+            "iou_threshold",
+            "augment",
+        )
         for name in (*names, "anchors", "batch_size"):
             assert getattr(config, name) == getattr(used, name), name
 
@@ -137,7 +156,7 @@ def test_finished_rows_are_skipped_and_one_computed_again_is_the_same(place, mon
     assert second["draws"] == first["draws"]
 
 
-def test_a_row_in_other_hands_is_left_alone_and_taken_over_when_they_die(place):
+def test_a_row_that_another_process_computes_is_left_alone_and_taken_over_when_that_dies(place):
     script = (
         "import sys; from pathlib import Path; from experiments import rows, sweep\n"
         "rows.WORK = Path(sys.argv[1])\n"
@@ -155,7 +174,7 @@ def test_a_row_in_other_hands_is_left_alone_and_taken_over_when_they_die(place):
     assert sweep.Sweep([TINY], place).run() == 1
 
 
-def test_a_row_that_was_broken_off_goes_on_and_ends_the_same(place):
+def test_an_interrupted_row_goes_on_and_ends_the_same(place):
     whole = rows.compute(TINY)
     rows.forget(TINY)
 
@@ -163,16 +182,16 @@ def test_a_row_that_was_broken_off_goes_on_and_ends_the_same(place):
         raise KeyboardInterrupt  # after the first epoch, which is saved by then
 
     with pytest.raises(KeyboardInterrupt):
-        rows.compute(TINY, beat=stop)
+        rows.compute(TINY, log=stop)
     seen = []
-    again = rows.compute(TINY, beat=seen.append)
+    again = rows.compute(TINY, log=seen.append)
     assert len(seen) == 1  # the second epoch only
     assert again["final"] == whole["final"]
     assert [row["loss"] for row in again["history"]] == [row["loss"] for row in whole["history"]]
 
 
 def test_a_training_that_diverges_is_a_result(place, monkeypatch):
-    row = Row("tiny", "bananas", {"lr": 1e30, "optimiser": "sgd", "clip": None}, 0)
+    row = Row("tiny", "bananas", {"lr": 1e30, "optimizer": "sgd", "max_grad_norm": None}, 0)
     result = rows.compute(row)
     assert "no longer a finite number" in result["diverged"]
     assert result["final"]["ap50"] == 0
@@ -186,8 +205,9 @@ def test_a_network_is_trained_once_for_all_ways_to_detect(place, monkeypatch):
     second = rows.compute(soft)
     assert second["history"] == first["history"]
     assert second["setting"]["detect"] == {"soft": "linear"}
-    real, asked = rows.detect, []
-    monkeypatch.setattr(rows, "detect", lambda *a, **options: asked.append(options) or real(*a, **options))
+    real, asked = validation.detect, []
+    spy = lambda *a, **options: asked.append(options) or real(*a, **options)  # noqa: E731
+    monkeypatch.setattr(validation, "detect", spy)
     rows.compute(Row("tiny", "scenes", crowd | {"detect.iou_threshold": 0.3}, 0))
     assert asked == [{"iou_threshold": 0.3}]  # and not that of matching, which has the same name
 
@@ -200,7 +220,7 @@ def test_a_row_of_another_setting_is_refused(place):
     with pytest.raises(ValueError, match=r"config\.lr"):
         rows.read(TINY, place)
     kept["setting"]["config"]["lr"] = TINY.setting.config.lr
-    del kept["setting"]["config"]["prior"]  # written before there was such an option
+    del kept["setting"]["config"]["prior_prob"]  # written before there was such an option
     rows.write(TINY.path(place), kept)
     assert rows.read(TINY, place)["seed"] == 0
 
@@ -219,17 +239,17 @@ def test_kept_rows_are_those_that_questions_ask_for(scale):
 # ---------------------------------------------------------------------------------------- resampling
 
 
-def random_detections(pictures: int = 12, classes: int = 3, seed: int = 0):
+def random_detections(images: int = 12, classes: int = 3, seed: int = 0):
     generator = torch.Generator().manual_seed(seed)
 
     def boxes(*shape: int):
         low = 0.6 * torch.rand(*shape, 2, generator=generator)
         return torch.cat([low, low + 0.15 + 0.2 * torch.rand(*shape, 2, generator=generator)], -1)
 
-    truth = boxes(pictures, 4)
-    labels = torch.randint(-1, classes, (pictures, 4), generator=generator)
+    truth = boxes(images, 4)
+    labels = torch.randint(-1, classes, (images, 4), generator=generator)
     found = []
-    for i in range(pictures):
+    for i in range(images):
         near = truth[i] + 0.03 * torch.rand(4, 4, generator=generator)
         scores = torch.rand(10, generator=generator).sort(descending=True).values
         classes_found = torch.randint(classes, (10,), generator=generator)
@@ -237,9 +257,9 @@ def random_detections(pictures: int = 12, classes: int = 3, seed: int = 0):
     return found, truth, labels
 
 
-def test_a_draw_is_worth_what_evaluating_the_drawn_pictures_gives():
+def test_a_draw_is_worth_what_evaluating_the_drawn_images_gives():
     found, boxes, labels = random_detections()
-    weights = draw_pictures(len(found), draws=20)
+    weights = draw_images(len(found), draws=20)
     ours = resampled_ap(found, boxes, labels, 3, weights)
     for row, value in zip(weights, ours, strict=True):
         chosen = np.repeat(np.arange(len(found)), row)
@@ -248,9 +268,9 @@ def test_a_draw_is_worth_what_evaluating_the_drawn_pictures_gives():
         assert value.mean() == pytest.approx(again.ap)
 
 
-def test_draws_are_the_same_for_all_rows_and_as_many_pictures_as_there_are():
-    weights = draw_pictures(30)
-    np.testing.assert_array_equal(weights, draw_pictures(30))
+def test_draws_are_the_same_for_all_rows_and_as_many_images_as_there_are():
+    weights = draw_images(30)
+    np.testing.assert_array_equal(weights, draw_images(30))
     assert (weights.sum(1) == 30).all()
     assert len(np.unique(weights, axis=0)) == len(weights)
 
@@ -260,7 +280,7 @@ def test_draws_are_the_same_for_all_rows_and_as_many_pictures_as_there_are():
 
 def pretend(seed: int, ap50: float, noise: float, generator: np.random.Generator) -> dict:
     """A row of which only the scores matter."""
-    shared = 0.05 * np.random.default_rng(7).standard_normal(100)  # luck of the pictures, common to all
+    shared = 0.05 * np.random.default_rng(7).standard_normal(100)  # luck of the images, common to all
     draws = (ap50 + shared + noise * generator.standard_normal(100)).tolist()
     return {"seed": seed, "final": {"ap50": ap50, "ap": ap50}, "draws": {"ap50": draws, "ap": draws}}
 
@@ -272,7 +292,7 @@ def pairs(difference: float, spread: float, seeds: int = 3):
     return [(pretend(s, 0.5 + moved[s], 0.01, generator), base[s]) for s in range(seeds)]
 
 
-def test_a_difference_is_real_where_pictures_and_seeds_agree():
+def test_a_difference_is_real_where_images_and_seeds_agree():
     clear = tables.compare(pairs(0.1, 0.02), "ap50")
     assert clear["real"]
     assert clear["difference"] == pytest.approx(0.1)
@@ -291,7 +311,7 @@ def test_the_same_rows_do_not_differ():
     assert (same["difference"], same["low"], same["high"], same["real"]) == (0, 0, 0, False)
 
 
-def test_luck_of_the_pictures_that_both_share_cancels():
+def test_luck_of_the_images_that_both_share_cancels():
     wide = np.ptp(np.quantile(pairs(0.1, 0.0)[0][0]["draws"]["ap50"], (0.025, 0.975)))
     paired = tables.compare(pairs(0.1, 0.0), "ap50")
     assert paired["high"] - paired["low"] < 0.5 * wide
@@ -370,7 +390,7 @@ def test_several_processes_share_a_sweep(tmp_path):
     out = "".join(process.communicate()[0] for process in processes)
     assert all(process.returncode == 0 for process in processes)
     assert out.count("AP50") - out.count("epoch") == 4
-    assert out.count("drawn") == 2  # training and held-out pictures: one process draws, the others read
+    assert out.count("drawn") == 2  # training and held-out images: one process draws, the others read
     assert len(list(tmp_path.glob("tiny/bananas/*.json"))) == 4
 
 

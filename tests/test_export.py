@@ -1,4 +1,4 @@
-"""What leaves the package: a folded network, its layer plan, scripts, a page, ONNX."""
+"""What leaves the package: a fused network, its layer plan, scripts, a page, ONNX."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ import pytest
 import torch
 from torch import nn
 
-from d2lmini import AnchorSpec, TinyBackbone, TinySSD, detect, export, load_model, pretrained, save_model
-from d2lmini.__main__ import main
+from d2lmini import AnchorSpec, TinyBackbone, TinySSD, detect, load_model, pretrained, save_model
 from d2lmini.boxes import decode
 from d2lmini.checkpoint import ModelInfo
+from d2lmini.cli import main
 from d2lmini.data import Synthetic
-from d2lmini.export import ExportError
-from d2lmini.model import fold
+from d2lmini.interop import export
+from d2lmini.interop.export import ExportError
+from d2lmini.model import fuse_conv_bn
 
 NODE = shutil.which("node")
 
@@ -58,19 +59,19 @@ def scene():
 # ---------------------------------------------------------------- the network
 
 
-def test_folding_changes_no_answer():
+def test_fusing_changes_no_prediction():
     model = odd_detector()
     images = torch.rand(2, 3, 150, 213)
     with torch.inference_mode():
-        for old, new in zip(model(images), fold(model)(images), strict=True):
+        for old, new in zip(model(images), fuse_conv_bn(model)(images), strict=True):
             torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-4)
 
 
-def test_folding_leaves_the_original_alone_and_no_norm_in_the_copy():
+def test_fusing_leaves_the_original_alone_and_no_norm_in_the_copy():
     model = odd_detector()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    folded = fold(model)
-    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    fused = fuse_conv_bn(model)
+    assert not [m for m in fused.modules() if isinstance(m, nn.BatchNorm2d)]
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 
@@ -129,7 +130,20 @@ def test_the_plan_tells_every_layer_of_the_default_network():
     assert plan[-1] == {"op": "heads", "inputs": 128, "anchors": 4}
 
 
-@pytest.mark.parametrize("model", [TinySSD(1), odd_detector()], ids=["usual", "odd"])
+def finer_detector() -> TinySSD:
+    """With a map from inside the base network."""
+    return TinySSD(1, 64, AnchorSpec(((0.1,),) * 6, ((1,),) * 6), TinyBackbone(finer=1))
+
+
+def test_the_plan_reads_the_heads_of_a_finer_map_where_that_arises():
+    plan = export.layer_plan(finer_detector())
+    assert [step["inputs"] for step in plan if step["op"] == "heads"] == [32, 64, 128, 128, 128, 128]
+    assert [step["op"] for step in plan][:9] == [*["conv", "conv", "pool"] * 2, "heads", "conv", "conv"]
+
+
+@pytest.mark.parametrize(
+    "model", [TinySSD(1), odd_detector(), finer_detector()], ids=["usual", "odd", "finer"]
+)
 def test_plan_and_weights_have_the_same_length(model):
     classes = model.num_classes
     needed = 0
@@ -168,7 +182,7 @@ def test_what_the_browser_cannot_run_is_refused(model, message):
         export.browser_model(model, ModelInfo(("a",)))
 
 
-def test_pictures_too_large_for_a_phone_are_refused():
+def test_images_too_large_for_a_phone_are_refused():
     with pytest.raises(ExportError, match=r"MB of feature maps.*set_image_size to a smaller one"):
         export.browser_model(TinySSD(1, 2048), ModelInfo(("a",)))
 
@@ -287,7 +301,7 @@ def test_onnx_gives_the_same_scores_and_boxes(which, tmp_path):
     assert proto.opset_import[0].version >= 18
     metadata = {p.key: json.loads(p.value) for p in proto.metadata_props}
     notes = {key: None if value != value else value for key, value in info.notes.items()}
-    assert metadata == {"classes": list(info.classes), "fit": "stretch", "notes": notes}
+    assert metadata == {"classes": list(info.classes), "resize_mode": "stretch", "notes": notes}
     traces = re.compile(rb"\.py\b|site-packages|" + re.escape(str(Path.home()).encode()))
     assert not traces.search(proto.SerializeToString()), "a path of this machine"
     images = torch.rand(1, 3, *model.image_size)

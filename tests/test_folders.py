@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.nobody import as_nobody
 WIDTH, HEIGHT = 40, 20
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 30)).save(path)
 
@@ -37,12 +38,12 @@ def xml(*objects: tuple, filename: str = "", size: str = "", extra: str = "") ->
     return f"<annotation>{named}{size}{found}{extra}</annotation>"
 
 
-def voc(root: Path, files: dict[str, str], pictures: str = "JPEGImages") -> Path:
-    """A folder in VOC's form: an XML file and a picture for every name."""
+def voc(root: Path, files: dict[str, str], images: str = "JPEGImages") -> Path:
+    """A folder in VOC's form: an XML file and an image for every name."""
     (root / "Annotations").mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
-        picture(root / pictures / f"{name}.jpg")
+        image(root / images / f"{name}.jpg")
     return root
 
 
@@ -51,7 +52,7 @@ def simple(count: int) -> dict[str, str]:
 
 
 def content(count: int = 3, **changes) -> dict:
-    """A file of instances: ids far apart, one object in all pictures but the first."""
+    """A file of instances: ids far apart, one object in all images but the first."""
     images = [{"id": 100 + 7 * i, "file_name": f"p{i}.jpg"} for i in range(count)]
     return {
         "images": images,
@@ -68,7 +69,7 @@ def coco(root: Path, found: object, name: str = "annotations/instances.json") ->
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found), encoding="utf-8")
     for i in range(3):
-        picture(root / "images" / f"p{i}.jpg")
+        image(root / "images" / f"p{i}.jpg")
     return root
 
 
@@ -128,24 +129,24 @@ def test_given_classes_keep_their_order(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["images", "photos of cats", "."])
-def test_pictures_are_found_whatever_their_folder_is_called(tmp_path, folder):
-    voc(tmp_path, simple(2), pictures=folder)
+def test_images_are_found_whatever_their_folder_is_called(tmp_path, folder):
+    voc(tmp_path, simple(2), images=folder)
     (tmp_path / "Annotations").rename(tmp_path / "étiquettes")
     assert len(open_folder(tmp_path, "all")[1].labels) == 1
 
 
-def test_a_picture_is_found_by_the_annotations_name_or_by_filename(tmp_path):
+def test_an_image_is_found_by_the_annotations_name_or_by_filename(tmp_path):
     root = voc(tmp_path, {"a": xml(filename="wrong.png"), "b": xml(("cat", 1, 1, 5, 5))})
     (root / "JPEGImages" / "b.jpg").rename(root / "JPEGImages" / "other.JPG")
     (root / "Annotations" / "b.xml").write_text(xml(("cat", 1, 1, 5, 5), filename="other.jpeg"))
     assert names(open_folder(root, "all")) == ["a", "other"]
-    picture(root / "JPEGImages" / "a.png")
+    image(root / "JPEGImages" / "a.png")
     with pytest.raises(DataError, match=r"a\.xml may be for .*keep one"):
         open_folder(root, "all")
     (root / "Annotations" / "a.xml").write_text(xml(filename="a.png"))
     assert open_folder(root, "all").entries[0].image.suffix == ".png"
     (root / "JPEGImages" / "other.JPG").unlink()
-    with pytest.raises(DataError, match=r"b\.xml: there is no picture b or other.jpeg"):
+    with pytest.raises(DataError, match=r"b\.xml: there is no image b or other.jpeg"):
         open_folder(root, "all")
 
 
@@ -166,9 +167,9 @@ def test_a_size_is_compared_where_it_is_one(tmp_path):
 
 
 def test_the_devkits_own_depth(tmp_path):
-    """VOCdevkit/VOC2012 with its masks, which have the pictures' names, opened from above."""
+    """VOCdevkit/VOC2012 with its masks, which have the images' names, opened from above."""
     root = voc(tmp_path / "VOCdevkit" / "VOC2012", {"a": xml(("cat", 1, 1, 5, 5)), "b": xml()})
-    picture(root / "SegmentationClass" / "a.png")
+    image(root / "SegmentationClass" / "a.png")
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / "ImageSets" / "Main" / "val.txt").write_text("a\n")
     data = open_folder(tmp_path, "val")
@@ -185,22 +186,22 @@ def test_annotations_may_have_folders_of_their_own(tmp_path):
     """As in the Oxford pets: annotations/xmls beside annotations/trimaps."""
     (tmp_path / "annotations" / "xmls").mkdir(parents=True)
     (tmp_path / "annotations" / "xmls" / "a.xml").write_text(xml(("cat", 1, 1, 5, 5), filename="a.jpg"))
-    picture(tmp_path / "annotations" / "trimaps" / "a.png")
-    picture(tmp_path / "images" / "a.jpg")
+    image(tmp_path / "annotations" / "trimaps" / "a.png")
+    image(tmp_path / "images" / "a.jpg")
     assert open_folder(tmp_path, "all").entries[0].image == tmp_path / "images" / "a.jpg"
 
 
-def test_annotations_beside_their_pictures(tmp_path):
+def test_annotations_beside_their_images(tmp_path):
     for name in ("a", "b"):
-        picture(tmp_path / "pets" / f"{name}.jpg")
+        image(tmp_path / "pets" / f"{name}.jpg")
         (tmp_path / "pets" / f"{name}.xml").write_text(xml(("cat", 1, 1, 5, 5)))
-    picture(tmp_path / "old" / "a.jpg")
+    image(tmp_path / "old" / "a.jpg")
     assert [entry.image.parent.name for entry in open_folder(tmp_path, "all").entries] == ["pets", "pets"]
 
 
 def test_folders_of_annotations_divide_and_tell_equal_names_apart(tmp_path):
     for split in ("train", "val"):
-        picture(tmp_path / "images" / split / "1.jpg")
+        image(tmp_path / "images" / split / "1.jpg")
         (tmp_path / "annotations" / split).mkdir(parents=True)
         (tmp_path / "annotations" / split / "1.xml").write_text(xml((f"cat {split}", 1, 1, 5, 5)))
     for split in ("train", "val"):
@@ -209,29 +210,29 @@ def test_folders_of_annotations_divide_and_tell_equal_names_apart(tmp_path):
         assert data.entries[0].objects[0].name == f"cat {split}"
         assert data.classes == ("cat train", "cat val")
     assert len(open_folder(tmp_path, "all")) == 2
-    with pytest.raises(DataError, match="no annotations for test, but for train, val"):
+    with pytest.raises(DataError, match="no images for test, but for train, val"):
         open_folder(tmp_path, "test")
 
 
 def test_what_is_not_used_is_said(tmp_path):
     root = voc(tmp_path, simple(2) | {"x": xml(("cat", 1, 1, 5, 5, "<difficult>1</difficult>"))})
-    picture(root / "JPEGImages" / "forgotten.jpg")
-    picture(root / "elsewhere" / "logo.jpg")
+    image(root / "JPEGImages" / "forgotten.jpg")
+    image(root / "elsewhere" / "logo.jpg")
     notes = open_folder(root, "all").notes
     assert len(notes) == 2
-    assert "1 pictures have no annotation and are not used, forgotten.jpg" in notes[0]
+    assert "1 images have no annotation and are not used, forgotten.jpg" in notes[0]
     assert "1 objects marked as difficult" in notes[1]
     assert len(open_folder(root, "all", difficult=True).notes) == 1
     found = content()
     found["annotations"][0]["iscrowd"] = 1
     coco(tmp_path / "coco", found)
-    picture(tmp_path / "coco" / "images" / "forgotten.jpg")
+    image(tmp_path / "coco" / "images" / "forgotten.jpg")
     notes = open_folder(tmp_path / "coco", "all").notes
-    assert ["1 objects" in notes[0], "1 pictures" in notes[1]] == [True, True]
+    assert ["1 objects" in notes[0], "1 images" in notes[1]] == [True, True]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links need rights elsewhere")
-def test_links_may_lead_in_circles_and_to_pictures(tmp_path):
+def test_links_may_lead_in_circles_and_to_images(tmp_path):
     root = voc(tmp_path / "set", simple(2))
     (root / "JPEGImages").rename(tmp_path / "stored")
     (root / "images").symlink_to(tmp_path / "stored")
@@ -244,7 +245,7 @@ def test_links_may_lead_in_circles_and_to_pictures(tmp_path):
 # ------------------------------------------------------------------------------------------- splits
 
 
-def test_a_list_for_train_and_val_together_is_divided_by_lot(tmp_path):
+def test_a_list_for_train_and_val_together_is_divided_at_random(tmp_path):
     root = voc(tmp_path, simple(6))
     (root / "ImageSets").mkdir()
     (root / "ImageSets" / "trainval.txt").write_text("p00\np01\np02\np03\np04\n")
@@ -268,7 +269,7 @@ def test_lists_of_ones_own_divide_any_folder(tmp_path, form):
     assert names(open_folder(root, "val", train_list=first)) == ["p2"]
     assert names(open_folder(root, "train", val_list=first)) == ["p2"]
     assert names(open_folder(root, "val", train_list=first, val_list=rest)) == ["p2"]
-    with pytest.raises(DataError, match="no list of test pictures"):
+    with pytest.raises(DataError, match="no list of test images"):
         open_folder(root, "test", val_list=first)
     rest.write_text("p1\n")
     with pytest.raises(DataError, match=r"a list\.txt and .*rest\.txt both name .*p1: leave it in one"):
@@ -284,7 +285,7 @@ def test_lists_of_ones_own_divide_any_folder(tmp_path, form):
         (b"p0\np0.jpg\n", r"line 2: 'p0\.jpg' was named before"),
         (b"p9\n", "line 1: there is no annotation for 'p9'"),
         (b"p\xff\n", "write it as UTF-8"),
-        (b"", "no picture for train"),
+        (b"", "no image for train"),
     ],
 )
 def test_lists_that_make_no_sense_are_refused(tmp_path, text, fault):
@@ -309,7 +310,7 @@ def test_lists_divide_and_the_classes_are_those_of_all(tmp_path):
     assert names(val) == ["p03"]
     assert train.classes == val.classes == ("ant", "cat")
     assert len(open_folder(root, "all")) == 4
-    with pytest.raises(DataError, match=r"no test\.txt, but lists for train, val"):
+    with pytest.raises(DataError, match="no images for test, but for train, val"):
         open_folder(root, "test")
     (lists / "val.txt").write_text("p03\np9\n")
     with pytest.raises(DataError, match=r"val\.txt, line 2: there is no annotation for 'p9'"):
@@ -317,25 +318,66 @@ def test_lists_divide_and_the_classes_are_those_of_all(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(10, 0.2, 2), (3, 0.01, 1), (2, 0.99, 1)])
-def test_an_undivided_folder_is_divided_by_lot(tmp_path, count, share, expected):
+def test_an_undivided_folder_is_divided_at_random(tmp_path, count, share, expected):
     root = voc(tmp_path, simple(count))
-    train, val, whole = (open_folder(root, split, val_share=share) for split in ("train", "val", "all"))
+    train, val, whole = (open_folder(root, split, val_fraction=share) for split in ("train", "val", "all"))
     assert len(val) == expected
     assert sorted(names(train) + names(val)) == names(whole)
-    assert names(val) == names(open_folder(root, "val", val_share=share))
-    with pytest.raises(DataError, match="no list of test pictures"):
+    assert names(val) == names(open_folder(root, "val", val_fraction=share))
+    with pytest.raises(DataError, match="no images for test, but for train, val: ask"):
         open_folder(root, "test")
 
 
-def test_the_lot_is_drawn_with_the_seed(tmp_path):
+def test_the_seed_decides_the_division(tmp_path):
     root = voc(tmp_path, simple(12))
     drawn = {tuple(names(open_folder(root, "val", seed=seed))) for seed in range(5)}
     assert len(drawn) > 1
 
 
-def test_one_picture_cannot_be_divided(tmp_path):
+def test_one_image_cannot_be_divided(tmp_path):
     with pytest.raises(DataError, match="too few to divide"):
         open_folder(voc(tmp_path, simple(1)))
+
+
+def test_a_record_of_the_division_repeats_it(tmp_path, monkeypatch):
+    """The same images have the same record from any split, place and file system; one more has another."""
+    root = voc(tmp_path / "set", simple(9) | {name: xml() for name in "äéö"})
+    train = open_folder(root, seed=5, val_fraction=0.4)
+    record = json.loads(json.dumps(train.split_record))
+    assert (record["by"], record["seed"], record["val_fraction"]) == ("seed", 5, 0.4)
+    val = open_folder(root, "val", split_record=record)
+    assert not {*names(val)} & {*names(train)}
+    assert len(val) + len(train) == 12
+    elsewhere = shutil.copytree(root, tmp_path / "elsewhere")
+    for folder in ("Annotations", "JPEGImages"):
+        for path in (elsewhere / folder).iterdir():
+            path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))  # as on a Mac
+    entries = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: reversed(sorted(entries(path))))
+    for split in ("train", "val", "all"):
+        assert open_folder(elsewhere, split, split_record=record).split_record == record
+    assert open_folder(root, seed=6, val_fraction=0.4).split_record["files"] != record["files"]
+    voc(root, {"one more": xml()})
+    assert open_folder(root, split_record=record).split_record["files"] != record["files"]
+
+
+def test_a_record_says_what_divides_the_folder(tmp_path):
+    root = voc(tmp_path / "set", simple(4))
+    (tmp_path / "val.txt").write_text("p01\np03.jpg\n")
+    by_list = open_folder(root, val_list=tmp_path / "val.txt").split_record
+    assert (by_list["by"], [*by_list]) == ("lists", ["by", "val_list", "files"])
+    (tmp_path / "val.txt").write_text("p01\np03\n")
+    assert open_folder(root, "val", val_list=tmp_path / "val.txt", seed=3).split_record == by_list
+    (tmp_path / "val.txt").write_text("p01\np02\n")
+    changed = open_folder(root, val_list=tmp_path / "val.txt").split_record
+    assert changed["val_list"] != by_list["val_list"]
+    assert changed["files"] != by_list["files"]
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "val.txt").write_text("p01\np03\n")
+    assert open_folder(root, "val").split_record == {"by": "folder", "files": None}
+    (root / "ImageSets" / "train.txt").write_text("p02\np00\n")
+    divided = {"by": "folder", "files": by_list["files"]}  # the same images are for training
+    assert open_folder(root, "val").split_record == open_folder(root, "all").split_record == divided
 
 
 @pytest.mark.parametrize("val", ["val", "valid"])
@@ -347,12 +389,12 @@ def test_a_folder_per_split_stays_divided(tmp_path, val):
     assert names(data) == ["q"]
     assert data.classes == ("ant", "cat")
     assert len(open_folder(tmp_path, "all")) == 4
-    with pytest.raises(DataError, match=f"no folder for test, but train, {val}"):
+    with pytest.raises(DataError, match="no images for test, but for train, val"):
         open_folder(tmp_path, "test")
 
 
 def test_a_json_file_per_split_stays_divided(tmp_path):
-    """COCO's own layout, of which only one split's pictures are there."""
+    """COCO's own layout, of which only one split's images are there."""
     coco(tmp_path, content(2), "annotations/instances_train2017.json")
     ant = content(3, categories=[{"id": 18, "name": "dog"}, {"id": 1, "name": "ant"}])
     coco(tmp_path, ant, "annotations/instances_val2017.json")
@@ -362,9 +404,9 @@ def test_a_json_file_per_split_stays_divided(tmp_path):
     assert len(data) == 3
     assert data.classes == ("ant", "cat", "dog")
     assert data[1].labels.tolist() == [2]
-    with pytest.raises(DataError, match=r"instances_train2017\.json: there is no picture p0\.jpg in"):
+    with pytest.raises(DataError, match=r"instances_train2017\.json: there is no image p0\.jpg in"):
         open_folder(tmp_path, "train")
-    with pytest.raises(DataError, match="no JSON file for test, but for train, val"):
+    with pytest.raises(DataError, match="no images for test, but for train, val"):
         open_folder(tmp_path, "test")
     coco(tmp_path, content(), "annotations/instances_val2014.json")
     with pytest.raises(DataError, match="more than one JSON file for val"):
@@ -446,7 +488,7 @@ def test_what_is_no_json_is_refused(tmp_path, text):
         open_folder(root, "all")
 
 
-def test_coco_pictures_may_be_in_any_folder_and_in_folders_below(tmp_path):
+def test_coco_images_may_be_in_any_folder_and_in_folders_below(tmp_path):
     found = content()
     for image in found["images"]:
         image["file_name"] = f"cats/{image['file_name']}"
@@ -461,7 +503,7 @@ def test_coco_pictures_may_be_in_any_folder_and_in_folders_below(tmp_path):
     [
         (changed("categories", id=18), r"categories\[1\]: the id 18 is used twice"),
         (changed("categories", name=" "), r"categories\[1\]: 'name' is empty"),
-        (changed("images", file_name="p0.jpg"), r"images\[1\]: the picture 'p0\.jpg' was named before"),
+        (changed("images", file_name="p0.jpg"), r"images\[1\]: the image 'p0\.jpg' was named before"),
     ],
 )
 def test_what_coco_says_twice_is_refused(tmp_path, found, fault):
@@ -473,7 +515,7 @@ def test_what_coco_says_twice_is_refused(tmp_path, found, fault):
 
 
 def spoilt(root: Path) -> Path:
-    """Eight pictures in VOC's form, five of which have something wrong."""
+    """Eight images in VOC's form, five of which have something wrong."""
     voc(root, simple(8))
     (root / "Annotations" / "p00.xml").write_text("<annotation>")
     (root / "Annotations" / "p01.xml").write_text(xml(("cat", 9, 1, 3, 5), ("cat", 1, 1, 5, 5)))
@@ -487,7 +529,7 @@ def test_faults_are_skipped_counted_and_named(tmp_path):
     root = spoilt(tmp_path / "schöne Bilder")
     with pytest.raises(DataError, match=r"p00\.xml"):
         open_folder(root, "all", size=16)
-    with pytest.warns(DataWarning, match=r"schöne Bilder, all: 5 faults were skipped, 3 pictures are left"):
+    with pytest.warns(DataWarning, match=r"schöne Bilder, all: 5 faults were skipped, 3 images are left"):
         data = open_folder(root, "all", size=16, skip_bad=True)
     assert names(data) == ["p05", "p06", "p07"]
     assert [len(data[i].labels) for i in range(3)] == [1, 1, 1]
@@ -501,24 +543,24 @@ def test_a_list_may_name_what_is_skipped(tmp_path):
     root = spoilt(tmp_path)
     (root / "ImageSets").mkdir()
     (root / "ImageSets" / "train.txt").write_text("p00\np02\np05\n")
-    with pytest.warns(DataWarning, match="1 pictures are left"):
+    with pytest.warns(DataWarning, match="1 images are left"):
         data = open_folder(root, "train", size=16, skip_bad=True)
     assert names(data) == ["p05"]
 
 
 def test_objects_of_other_classes_are_skipped_alone(tmp_path):
     root = voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("dog", 1, 1, 9, 9)), "b": xml(("dog", 1, 1, 5, 5))})
-    with pytest.warns(DataWarning, match=r"2 faults were skipped, 2 pictures are left.*'dog' is not among"):
+    with pytest.warns(DataWarning, match=r"2 faults were skipped, 2 images are left.*'dog' is not among"):
         data = open_folder(root, "all", size=16, classes=["cat"], skip_bad=True)
     assert [data[i].labels.tolist() for i in range(2)] == [[0], []]
 
 
-def test_coco_records_are_skipped_with_their_pictures(tmp_path):
+def test_coco_records_are_skipped_with_their_images(tmp_path):
     found = content()
     found["annotations"][0]["bbox"] = [1, 2]
     found["annotations"] += [{"image_id": 4, "category_id": 18, "bbox": [1, 1, 2, 2]}]
     found["images"] += [{"id": 9}]
-    with pytest.warns(DataWarning, match="3 faults were skipped, 2 pictures are left"):
+    with pytest.warns(DataWarning, match="3 faults were skipped, 2 images are left"):
         data = open_folder(coco(tmp_path, found), "all", size=16, skip_bad=True)
     assert names(data) == ["p0", "p2"]
 
@@ -529,7 +571,7 @@ def test_nothing_left_is_an_error_and_nothing_skipped_no_warning(tmp_path, recwa
     assert not recwarn.list
     for path in (root / "JPEGImages").iterdir():
         path.write_bytes(b"x")
-    with pytest.warns(DataWarning), pytest.raises(DataError, match=r"no picture is without.*p00\.jpg"):
+    with pytest.warns(DataWarning), pytest.raises(DataError, match=r"no image is without.*p00\.jpg"):
         open_folder(root, "all", skip_bad=True)
 
 
@@ -601,21 +643,21 @@ def test_bad_xml_is_refused_by_file_and_object(tmp_path, text, fault):
 @pytest.mark.parametrize(
     ("box", "fault"), [((9, 1, 3, 5), "reversed"), (("nan", 1, 3, 5), "finite"), ((1, 1, 90, 5), "out")]
 )
-def test_bad_boxes_are_refused_when_their_picture_is_read(tmp_path, box, fault):
+def test_bad_boxes_are_refused_when_their_image_is_read(tmp_path, box, fault):
     data = open_folder(voc(tmp_path, {"a": xml(("cat", 1, 1, 5, 5), ("cat", *box))}), "all")
     with pytest.raises(DataError, match=rf"a\.xml, object 2 \(cat\).*{fault}"):
         data[0]
 
 
 @pytest.mark.parametrize("split", ["train", "val", "all"])
-def test_a_folder_of_one_or_no_picture_is_told_so(tmp_path, split):
-    with pytest.raises(DataError, match=r"has 0 annotated picture|has no picture for all"):
+def test_a_folder_of_one_or_no_image_is_not_divided(tmp_path, split):
+    with pytest.raises(DataError, match=r"has 0 annotated image|has no image for all"):
         open_folder(coco(tmp_path / "none", content(0)), split)
     one = coco(tmp_path / "one", content(1))
     if split == "all":
         assert len(open_folder(one, split)) == 1
     else:
-        with pytest.raises(DataError, match="has 1 annotated picture"):
+        with pytest.raises(DataError, match="has 1 annotated image"):
             open_folder(one, split)
 
 
@@ -636,8 +678,11 @@ def test_folders_that_are_not_data_are_refused(tmp_path):
 def test_options_are_checked(tmp_path):
     with pytest.raises(ValueError, match="split is 'dev'"):
         open_folder(tmp_path, "dev")
-    with pytest.raises(ValueError, match="val_share is 1"):
-        open_folder(tmp_path, val_share=1)
+    with pytest.raises(ValueError, match="val_fraction is 1"):
+        open_folder(tmp_path, val_fraction=1)
+    for name, value in (("seed", -1), ("seed", "0"), ("val_fraction", None)):
+        with pytest.raises(ValueError, match=f"{name} is {value!r}"):
+            open_folder(tmp_path, split_record={name: value})
 
 
 def test_hidden_files_are_not_read(tmp_path):

@@ -24,7 +24,7 @@ def test_damaged_inputs_are_read_or_refused_by_name(tmp_path):
 
 
 def test_a_loader_that_gives_way_is_a_finding(tmp_path, monkeypatch):
-    """As if pictures of no pixels were not checked, and a decoder's own errors let through."""
+    """As if images of no pixels were not checked, and a decoder's own errors let through."""
 
     def careless(path):
         raise IndexError("of a decoder")
@@ -32,17 +32,17 @@ def test_a_loader_that_gives_way_is_a_finding(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "read_image", careless)
     counts = fuzz.run(30, 0, tmp_path, tmp_path / "kept")
     (finding,) = (what for what in counts if "IndexError" in what)
-    assert finding.startswith("picture: IndexError in test_fuzz.py")
+    assert finding.startswith("image: IndexError in test_fuzz.py")
     assert len(list((tmp_path / "kept").iterdir())) == 1
 
 
 def test_undamaged_inputs_are_read(tmp_path):
     targets = fuzz.prepare(tmp_path)
     for name, target in targets.items():
-        for file, data in target.files.items() if name in ("picture", "archive") else [("", b"")]:
+        for file, data in target.files.items() if name in ("image", "archive") else [("", b"")]:
             if file:
                 (tmp_path / name / file).write_bytes(data)
             target.load(tmp_path / name, random.Random(1))
-            if name == "picture":
+            if name == "image":
                 assert images.read_image(tmp_path / name / file).size in ((40, 20), (20, 40))
                 (tmp_path / name / file).unlink()

@@ -1,4 +1,4 @@
-"""Picture files to pixels: every mode, the network's square, and files that are no pictures."""
+"""Image files to pixels: every mode, the network's square, and files that are no images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from PIL import Image
 
 from d2lmini.data import images
 from d2lmini.data.files import DataError
-from d2lmini.data.images import FITS, placement, read_image, to_tensor
+from d2lmini.data.images import RESIZE_MODES, placement, read_image, to_tensor
 from tests.nobody import as_nobody
 
 SIDES = st.integers(1, 300)
 
 
-def saved(path: Path, picture: Image.Image, **options) -> Path:
-    picture.save(path, **options)
+def saved(path: Path, image: Image.Image, **options) -> Path:
+    image.save(path, **options)
     return path
 
 
@@ -42,11 +42,13 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
 # ------------------------------------------------------------------------------------------ the square
 
 
-@given(width=SIDES, height=SIDES, size=st.sampled_from([16, 64, 300]), fit=st.sampled_from(FITS))
-def test_a_placement_is_whole_pixels_in_the_middle_and_in_shape(width, height, size, fit):
-    left, top, w, h = (size * side for side in placement((width, height), (size, size), fit))
+@given(
+    width=SIDES, height=SIDES, size=st.sampled_from([16, 64, 300]), resize_mode=st.sampled_from(RESIZE_MODES)
+)
+def test_a_placement_is_whole_pixels_in_the_middle_and_in_shape(width, height, size, resize_mode):
+    left, top, w, h = (size * side for side in placement((width, height), (size, size), resize_mode))
     assert all(abs(side - round(side)) < 1e-9 for side in (left, top, w, h))
-    if fit == "stretch":
+    if resize_mode == "stretch":
         assert (left, top, w, h) == (0, 0, size, size)
         return
     assert max(round(w), round(h)) == size
@@ -57,9 +59,9 @@ def test_a_placement_is_whole_pixels_in_the_middle_and_in_shape(width, height, s
     assert abs(h - scale * height) <= 0.5 or h == 1
 
 
-@given(width=SIDES, height=SIDES, fit=st.sampled_from(FITS), data=st.data())
-def test_boxes_go_into_the_square_and_come_back(width, height, fit, data):
-    place = placement((width, height), (300, 300), fit)
+@given(width=SIDES, height=SIDES, resize_mode=st.sampled_from(RESIZE_MODES), data=st.data())
+def test_boxes_go_into_the_square_and_come_back(width, height, resize_mode, data):
+    place = placement((width, height), (300, 300), resize_mode)
     edges = [data.draw(st.floats(0, 1)) for _ in range(4)]
     x, y = sorted(edges[:2]), sorted(edges[2:])
     box = torch.tensor([[x[0], y[0], x[1], y[1]]], dtype=torch.float64)
@@ -68,36 +70,36 @@ def test_boxes_go_into_the_square_and_come_back(width, height, fit, data):
     torch.testing.assert_close(place.out_of_square(inside), box)
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
 @pytest.mark.parametrize("shape", [(64, 20), (20, 64), (128, 128), (100, 37)])
-def test_a_box_stays_on_its_pixels(fit, shape):
+def test_a_box_stays_on_its_pixels(resize_mode, shape):
     """A white rectangle on black: after fitting, more than half white exactly within its box."""
     pixels = np.zeros((shape[1], shape[0], 3), np.uint8)
     pixels[4:16, 8:19] = 255
     box = torch.tensor([[8 / shape[0], 4 / shape[1], 19 / shape[0], 16 / shape[1]]])
-    square = to_tensor(Image.fromarray(pixels), (256, 256), fit)[0] > 127
+    square = to_tensor(Image.fromarray(pixels), (256, 256), resize_mode)[0] > 127
     rows, columns = square.any(1).nonzero(), square.any(0).nonzero()
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    expected = 256 * placement(shape, (256, 256), fit).into_square(box)[0]
+    expected = 256 * placement(shape, (256, 256), resize_mode).into_square(box)[0]
     assert (torch.tensor(found) - expected).abs().max() <= 1
 
 
-def test_bands_have_the_mean_colour():
-    picture = Image.new("RGB", (4, 2), (200, 100, 0))
-    picture.paste((0, 100, 200), (0, 0, 2, 2))
-    square = to_tensor(picture, (4, 4), "letterbox")
+def test_bands_have_the_mean_color():
+    image = Image.new("RGB", (4, 2), (200, 100, 0))
+    image.paste((0, 100, 200), (0, 0, 2, 2))
+    square = to_tensor(image, (4, 4), "letterbox")
     assert square[:, 0].tolist() == [[100] * 4] * 3
     assert square[:, 1:3, 0].tolist() == [[0, 0], [100, 100], [200, 200]]
     assert square[:, 3, 3].tolist() == [100] * 3
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
 @pytest.mark.parametrize(
     ("shape", "times"), [((512, 640), 8), ((512, 520), 8), ((128, 300), 2), ((516, 520), 4), ((511, 640), 1)]
 )
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_large_jpeg_files_are_read_smaller_and_look_the_same(
-    tmp_path, monkeypatch, shape, times, fit, orientation
+    tmp_path, monkeypatch, shape, times, resize_mode, orientation
 ):
     pixels = Image.radial_gradient("L").resize(shape).convert("RGB")
     pixels.paste((255, 0, 0), (40, 64, 200, 100))
@@ -106,16 +108,16 @@ def test_large_jpeg_files_are_read_smaller_and_look_the_same(
     path = saved(tmp_path / "a.jpg", pixels, quality=95, exif=exif)
     seen = []
     monkeypatch.setattr(images, "to_tensor", lambda *a: (seen.append(a[0].size), to_tensor(*a))[1])
-    square, size = images.read_square(path, (32, 32), fit)
+    square, size = images.read_square(path, (32, 32), resize_mode)
     whole = read_image(path)
     assert size == whole.size
     assert seen == [(size[0] // times, size[1] // times)]
     # A line of pixels more on one side would move the rectangle's edges, which are 255 high.
-    assert (square.float() - to_tensor(whole, (32, 32), fit).float()).abs().max() < 16
+    assert (square.float() - to_tensor(whole, (32, 32), resize_mode).float()).abs().max() < 16
 
 
-def test_an_unknown_fit_is_named():
-    with pytest.raises(ValueError, match="fit is 'crop': choose from stretch, letterbox"):
+def test_an_unknown_resize_mode_is_named():
+    with pytest.raises(ValueError, match="resize_mode is 'crop': choose from stretch, letterbox"):
         placement((1, 1), (1, 1), "crop")
 
 
@@ -124,10 +126,10 @@ def test_an_unknown_fit_is_named():
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "LAB", "YCbCr"])
 def test_every_mode_becomes_rgb(tmp_path, mode):
-    picture = Image.new("RGB", (6, 4), (0, 128, 255)).convert("L" if mode in "IF1" else "RGB")
-    picture = picture.convert("RGB").convert("LAB") if mode == "LAB" else picture.convert(mode)
+    image = Image.new("RGB", (6, 4), (0, 128, 255)).convert("L" if mode in "IF1" else "RGB")
+    image = image.convert("RGB").convert("LAB") if mode == "LAB" else image.convert(mode)
     suffix = "png" if mode in ("1", "L", "LA", "P", "RGB", "RGBA") else "tif"
-    found = read_image(saved(tmp_path / f"a.{suffix}", picture))
+    found = read_image(saved(tmp_path / f"a.{suffix}", image))
     assert (found.mode, found.size) == ("RGB", (6, 4))
     if mode in ("RGB", "RGBA", "P", "YCbCr"):
         away = max(abs(a - b) for a, b in zip(found.getpixel((0, 0)), (0, 128, 255), strict=True))
@@ -138,29 +140,29 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     ("mode", "values", "expected"),
     [
         ("I;16", [0, 32896, 65535], [0, 128, 255]),
-        ("I;16", [0, 100, 200], [0, 0, 0]),  # a dark picture stays dark
+        ("I;16", [0, 100, 200], [0, 0, 0]),  # a dark image stays dark
         ("I", [0, 128, 255], [0, 128, 255]),
         ("I", [-5, 32896, 65535], [0, 128, 255]),
         ("F", [0.0, 0.5, 1.0], [0, 127, 255]),
         ("F", [float("nan"), 0.0, 255.0], [0, 0, 255]),
     ],
 )
-def test_grey_of_many_bits_keeps_its_range(tmp_path, mode, values, expected):
+def test_gray_of_many_bits_keeps_its_range(tmp_path, mode, values, expected):
     kinds = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
-    picture = Image.fromarray(np.array([values], kinds[mode]))
-    found = read_image(saved(tmp_path / "a.tif", picture))
+    image = Image.fromarray(np.array([values], kinds[mode]))
+    found = read_image(saved(tmp_path / "a.tif", image))
     assert [found.getpixel((i, 0))[0] for i in range(3)] == expected
 
 
 def test_transparency_lies_on_white(tmp_path):
-    picture = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
-    picture.putpixel((1, 0), (255, 0, 0, 255))
-    found = read_image(saved(tmp_path / "a.png", picture))
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((1, 0), (255, 0, 0, 255))
+    found = read_image(saved(tmp_path / "a.png", image))
     assert [found.getpixel((i, 0)) for i in range(2)] == [(255, 255, 255), (255, 0, 0)]
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     found = read_image(saved(tmp_path / "a.gif", frames[0], save_all=True, append_images=frames[1:]))
     assert found.getpixel((0, 0)) == (255, 0, 0)
 
@@ -178,8 +180,8 @@ def jpeg() -> bytes:
     ("content", "fault"),
     [
         (b"", "is empty"),
-        (b"<html>", "is not a picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
+        (b"<html>", "is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
         (jpeg()[:1000], "cut or damaged"),
         (png(20_000, 20_000), "is too large"),
         (png(10_000, 10_000), "is too large"),
@@ -187,7 +189,7 @@ def jpeg() -> bytes:
     ],
     ids=["empty", "html", "eps", "truncated", "enormous", "large", "zero"],
 )
-def test_what_is_no_picture_is_refused_by_name(tmp_path, content, fault):
+def test_what_is_no_image_is_refused_by_name(tmp_path, content, fault):
     path = tmp_path / "schön, 1.png"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"schön, 1\.png.*{fault}"):
@@ -219,7 +221,7 @@ def test_a_file_too_long_is_not_read(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no POSIX permissions")
-def test_an_unreadable_picture_asks_for_permissions(anyones_folder):
+def test_an_unreadable_image_asks_for_permissions(anyones_folder):
     path = saved(anyones_folder / "a.png", Image.new("RGB", (4, 4)))
     with as_nobody():
         assert read_image(path).size == (4, 4)

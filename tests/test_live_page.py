@@ -18,22 +18,23 @@ import pytest
 import torch
 from PIL import Image
 
-from d2lmini import box_iou, detect, evaluate, export, live, pretrained, save_model, widgets
-from d2lmini.__main__ import main
+from d2lmini import box_iou, detect, evaluate, live, pretrained, save_model, widgets
+from d2lmini.cli import main
 from d2lmini.data import Synthetic
-from d2lmini.data.images import FITS, to_tensor
-from d2lmini.evaluate import error_breakdown
+from d2lmini.data.images import RESIZE_MODES, to_tensor
+from d2lmini.errors import error_breakdown
+from d2lmini.interop import export
 from tests.test_export import ODD, odd_detector
 from tools import live_parity, look
 
 pytestmark = pytest.mark.skipif(look.CHROMIUM is None, reason=look.NO_CHROMIUM)
 STATE = 'document.querySelector(".d2l-app").state()'
-COUNT = 18  # pictures here, one of each kind; `python -m tools.live_parity` takes 300
+COUNT = 18  # images here, one of each kind; `python -m tools.live_parity` takes 300
 
 
 @pytest.fixture(scope="module")
 def browser():
-    """Chromium with a camera that films a test picture, and may be used unasked."""
+    """Chromium with a camera that films a test image, and may be used unasked."""
     from playwright.sync_api import sync_playwright
 
     arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--disable-gpu"]
@@ -85,9 +86,7 @@ def start(tab, number: int = 0) -> None:
     button = tab.locator("button.sample").nth(number)
     title = button.get_attribute("aria-label")
     button.click()
-    tab.wait_for_function(
-        "(t) => document.querySelector('.d2l-app').state?.().picture?.name === t", arg=title
-    )
+    tab.wait_for_function("(t) => document.querySelector('.d2l-app').state?.().image?.name === t", arg=title)
 
 
 def move(tab, name: str, value: float) -> None:
@@ -117,9 +116,9 @@ def said(tab) -> str:
 # ---------------------------------------------------------------- the same numbers
 
 
-@pytest.mark.parametrize("fit", FITS)
-def test_files_of_every_kind_give_what_python_finds(browser, tmp_path, fit):
-    checker, page = live_parity.Checker(fit), tmp_path / "page.html"
+@pytest.mark.parametrize("resize_mode", RESIZE_MODES)
+def test_files_of_every_kind_give_what_python_finds(browser, tmp_path, resize_mode):
+    checker, page = live_parity.Checker(resize_mode), tmp_path / "page.html"
     export.save_page(page, checker.model, checker.info)
     tab = live_parity.open_page(browser, page.as_uri())
     outcomes = [checker.compare(tab, path) for path in live_parity.files(COUNT, tmp_path)]
@@ -175,7 +174,7 @@ def test_thresholds_and_methods_do_what_detect_does(tab, detector, samples):
 
 
 def test_another_detector_runs_without_a_change(browser, tmp_path):
-    """Other classes, sides, channels, depth and anchors, and pictures of no use at all."""
+    """Other classes, sides, channels, depth and anchors, and images of no use at all."""
     path = tmp_path / "odd.html"
     export.save_page(path, odd_detector(), ODD)
     tab = watched(browser.new_page())
@@ -238,7 +237,7 @@ def test_pointing_at_a_box_or_a_place_chooses(tab):
     assert "of scale 5, row 1, column 1" in tab.locator(".details").text_content() != before
 
 
-def test_all_candidates_are_drawn_in_the_colours_of_their_scales(tab):
+def test_all_candidates_are_drawn_in_the_colors_of_their_scales(tab):
     start(tab)
     few = tab.locator(".view svg rect").count()
     tab.get_by_label("show all candidates").check()
@@ -302,35 +301,35 @@ def test_the_reader_draws_moves_and_removes_true_boxes(tab):
 # ---------------------------------------------------------------- in and out
 
 
-def picture_file(folder: Path, name: str, **changes) -> Path:
+def image_file(folder: Path, name: str, **changes) -> Path:
     path = folder / name
-    Image.new("RGB", changes.pop("size", (300, 200)), changes.pop("colour", "#4060a0")).save(path, **changes)
+    Image.new("RGB", changes.pop("size", (300, 200)), changes.pop("color", "#4060a0")).save(path, **changes)
     return path
 
 
 def test_what_cannot_be_read_is_answered_with_why(tab, tmp_path):
-    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.png").write_bytes(b"")
     huge = Image.new("1", (12_000, 9_000))
     huge.save(tmp_path / "huge.png")
     file = tab.locator("input[type=file]")
     for name, message in (
-        ("text.jpg", "your browser cannot read this file as a picture: save it as JPEG or PNG"),
+        ("text.jpg", "your browser cannot read this file as an image: save it as JPEG or PNG"),
         ("empty.png", "your browser cannot read this file"),
-        ("huge.png", "the picture has 108 megapixels: make it smaller first"),
+        ("huge.png", "the image has 108 megapixels: make it smaller first"),
     ):
         file.set_input_files(tmp_path / name)
         tab.wait_for_function(
             "(t) => document.querySelector('.readout').textContent.includes(t)", arg=message
         )
         assert said(tab).startswith(name)
-    file.set_input_files(picture_file(tmp_path, "good.png"))
+    file.set_input_files(image_file(tmp_path, "good.png"))
     tab.wait_for_function(live_parity.READ, arg="good.png")  # and then it goes on
 
 
 @pytest.mark.parametrize("way", ["drop", "paste"])
-def test_pictures_are_dropped_and_pasted(tab, tmp_path, way):
-    data = base64.b64encode(picture_file(tmp_path, "mine.png").read_bytes()).decode()
+def test_images_are_dropped_and_pasted(tab, tmp_path, way):
+    data = base64.b64encode(image_file(tmp_path, "mine.png").read_bytes()).decode()
     tab.locator(".d2l-app").hover()
     tab.evaluate(
         """([way, data]) => {
@@ -343,19 +342,19 @@ def test_pictures_are_dropped_and_pasted(tab, tmp_path, way):
         }""",
         [way, data],
     )
-    tab.wait_for_function(live_parity.READ, arg="mine.png" if way == "drop" else "the pasted picture")
-    assert tab.evaluate(f"() => [{STATE}.picture.width, {STATE}.picture.height]") == [300, 200]
+    tab.wait_for_function(live_parity.READ, arg="mine.png" if way == "drop" else "the pasted image")
+    assert tab.evaluate(f"() => [{STATE}.image.width, {STATE}.image.height]") == [300, 200]
 
 
-def test_result_is_saved_as_picture_and_as_numbers(tab, samples):
+def test_result_is_saved_as_image_and_as_numbers(tab, samples):
     start(tab)
     with tab.expect_download() as png:
         tab.get_by_role("button", name="save as PNG").click()
-    with Image.open(png.value.path()) as picture:
-        drawn = np.asarray(picture.convert("RGB")).astype(int)
+    with Image.open(png.value.path()) as image:
+        drawn = np.asarray(image.convert("RGB")).astype(int)
     assert drawn.shape == (256, 256, 3)
     changed = np.abs(drawn - samples[0].image.permute(1, 2, 0).numpy()).max(2) > 30
-    assert 0.02 < changed.mean() < 0.6, "boxes are drawn over the picture"
+    assert 0.02 < changed.mean() < 0.6, "boxes are drawn over the image"
     with tab.expect_download() as numbers:
         tab.get_by_role("button", name="save as JSON").click()
     record = json.loads(Path(numbers.value.path()).read_text("utf8"))
@@ -368,8 +367,8 @@ def test_result_is_saved_as_picture_and_as_numbers(tab, samples):
 
 
 @pytest.mark.parametrize("size", [(640, 480), (200, 300)])
-def test_a_letterboxed_picture_is_saved_without_its_bands(browser, samples, tmp_path, size):
-    """The numbers are those of `python -m d2lmini detect`, the picture has its own shape."""
+def test_a_letterboxed_image_is_saved_without_its_bands(browser, samples, tmp_path, size):
+    """The numbers are those of `python -m d2lmini detect`, the image has its own shape."""
     checker, out = live_parity.Checker("letterbox"), tmp_path / "out"
     page, weights = tmp_path / "page.html", tmp_path / "m.safetensors"
     export.save_page(page, checker.model, checker.info)
@@ -390,8 +389,8 @@ def test_a_letterboxed_picture_is_saved_without_its_bands(browser, samples, tmp_
     np.testing.assert_allclose([d["box"] for d in mine], [d["box"] for d in theirs], atol=0.11)
     with tab.expect_download() as png:
         tab.get_by_role("button", name="save as PNG").click()
-    with Image.open(png.value.path()) as picture:
-        assert picture.size == size
+    with Image.open(png.value.path()) as image:
+        assert image.size == size
     tab.close()
 
 
@@ -486,7 +485,7 @@ def book(detector, figure, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("how", ["served", "from the disk"])
-def test_in_the_book_two_scripts_come_with_the_first_picture(browser, book, figure, how, request):
+def test_in_the_book_two_scripts_come_with_the_first_image(browser, book, figure, how, request):
     with look.served(book) as address:
         root = address if how == "served" else book.as_uri()
         tab = watched(browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark"))
@@ -564,9 +563,9 @@ def test_without_kernel_and_book_the_widget_says_what_is_missing(browser, figure
 
 def test_samples_travel_without_loss(figure, samples):
     sent = figure.data["image0"]
-    with Image.open(io.BytesIO(sent["bytes"])) as picture:
-        np.testing.assert_array_equal(np.asarray(picture), samples[0].image.permute(1, 2, 0))
-    assert figure.data["samples"][0]["title"] == "picture A: six objects"
+    with Image.open(io.BytesIO(sent["bytes"])) as image:
+        np.testing.assert_array_equal(np.asarray(image), samples[0].image.permute(1, 2, 0))
+    assert figure.data["samples"][0]["title"] == "image A: six objects"
     truth = figure.data["samples"][0]["truth"]
     np.testing.assert_allclose([one["box"] for one in truth], samples[0].boxes, atol=1e-5)
 

@@ -277,7 +277,7 @@ CONFIGS = [
     LossConfig(cls="focal", gamma=0.5, box="l1", minimum_negatives=0),
     LossConfig(box="l2", negatives=None),
     LossConfig(box="giou", box_weight=2.0),
-    LossConfig(box="l1", negatives=None, cls_normaliser="anchors", box_normaliser="anchors"),
+    LossConfig(box="l1", negatives=None, cls_normalizer="anchors", box_normalizer="anchors"),
 ]
 
 
@@ -306,7 +306,7 @@ def test_hard_negatives_equal_the_loop_ties_and_all(rows, ratio):
     assert hard_negatives(loss, labels, ratio, minimum)[0].tolist() == expected
 
 
-def test_every_picture_is_counted_for_itself():
+def test_every_image_is_counted_for_itself():
     labels = torch.zeros(4, 30, dtype=torch.int64)
     labels[0, 3] = labels[1, [0, 5]] = labels[3, :20] = 1
     chosen = hard_negatives(torch.rand(4, 30), labels, ratio=3.0, minimum=2)
@@ -330,7 +330,7 @@ def test_without_a_positive_and_without_a_minimum_nothing_counts():
     assert not hard_negatives(torch.rand(2, 9), torch.zeros(2, 9, dtype=torch.int64)).any()
 
 
-def test_the_minimum_is_for_pictures_without_a_positive():
+def test_the_minimum_is_for_images_without_a_positive():
     labels = torch.zeros(2, 30, dtype=torch.int64)
     labels[0, 3] = 1
     assert hard_negatives(torch.rand(2, 30), labels, ratio=1.0, minimum=5).sum(1).tolist() == [1, 5]
@@ -428,7 +428,7 @@ def test_a_batch_without_objects_is_finite_and_has_no_box_loss(config):
 def test_means_over_all_anchors_as_d2l_takes_them():
     """D2L 14.7: cross-entropy's mean, and the mean of |masked offsets - masked wanted| over all numbers."""
     logits, offsets, targets = problem()
-    config = LossConfig(box="l1", negatives=None, cls_normaliser="anchors", box_normaliser="anchors")
+    config = LossConfig(box="l1", negatives=None, cls_normalizer="anchors", box_normalizer="anchors")
     ours = ssd_loss(logits, offsets, targets, config)
     mask = (targets.labels > 0).unsqueeze(-1).double()
     torch.testing.assert_close(ours.cls, F.cross_entropy(logits.flatten(0, 1), targets.labels.flatten()))
@@ -571,8 +571,8 @@ def test_a_gpu_agrees_with_the_processor(config):
         ("cls_weight", -1.0),
         ("box_weight", math.nan),
         ("mining", "soft"),
-        ("cls_normaliser", "pixels"),
-        ("box_normaliser", None),
+        ("cls_normalizer", "pixels"),
+        ("box_normalizer", None),
     ],
 )
 def test_a_wrong_option_is_named(option, value):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
-from d2lmini.boxes import box_iou, corner_to_centre
+from d2lmini.boxes import box_iou, xyxy_to_cxcywh
 from d2lmini.detect import detect
 from d2lmini.losses import LossConfig, ssd_loss
 from d2lmini.matching import Targets, match
-from d2lmini.model import TinyBackbone, TinySSD, adapt, conv_bn_relu, normalise
+from d2lmini.model import TinyBackbone, TinySSD, conv_bn_relu, normalize, replace_class_heads
 
 from .pretend import PretendDevice
 
@@ -26,7 +26,7 @@ def small(num_classes: int = 2, image_size: int | tuple[int, int] = 32, seed: in
     return TinySSD(num_classes, image_size, SMALL_SPEC, TinyBackbone((8, 16), width=16, extra=1))
 
 
-def pictures(*shape: int, seed: int = 0) -> Tensor:
+def random_images(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -79,12 +79,12 @@ def test_it_computes_what_d2ls_network_computes(training):
     ours, plain = TinySSD(3, 128).train(training), PlainSSD(3).train(training)
     state = zip(plain.state_dict(), ours.state_dict().values(), strict=True)
     plain.load_state_dict(dict(state))
-    images = pictures(2, 3, 128, 128)
+    images = random_images(2, 3, 128, 128)
     expected = plain((images - 0.5) / 0.25)
     torch.testing.assert_close(tuple(ours(images)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_picture_of_256_has_d2ls_maps_and_anchors():
+def test_a_image_of_256_has_d2ls_maps_and_anchors():
     model = TinySSD(1)
     maps = model.backbone(torch.zeros(1, 3, 256, 256))
     assert [tuple(m.shape[1:]) for m in maps] == [
@@ -125,7 +125,7 @@ def test_a_size_that_does_not_fit_is_refused(size):
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 96), (1, 3, 96, 96), (1, 1, 96, 64), (3, 96, 64)])
-def test_pictures_of_another_size_are_refused_and_both_sizes_named(shape):
+def test_images_of_another_size_are_refused_and_both_sizes_named(shape):
     with pytest.raises(ValueError, match=r"\(N, 3, 96, 64\)") as error:
         TinySSD(1, (96, 64))(torch.zeros(shape))
     assert str(shape) in str(error.value)
@@ -141,7 +141,7 @@ def test_a_spec_of_other_lengths():
     model = small(num_classes=5)
     assert [head.out_channels for head in model.class_heads] == [3 * 6, 3 * 6, 2 * 6]
     assert [head.out_channels for head in model.box_heads] == [3 * 4, 3 * 4, 2 * 4]
-    assert model(pictures(1, 3, 32, 32)).logits.shape == (1, len(model.anchors), 6)
+    assert model(random_images(1, 3, 32, 32)).logits.shape == (1, len(model.anchors), 6)
 
 
 def test_a_spec_with_too_few_scales_is_refused():
@@ -150,7 +150,7 @@ def test_a_spec_with_too_few_scales_is_refused():
 
 
 class Positions(nn.Module):
-    """A backbone whose maps say where each of their pixels lies in the picture."""
+    """A backbone whose maps say where each of their pixels lies in the image."""
 
     def __init__(self, shapes: list[tuple[int, int]]) -> None:
         super().__init__()
@@ -175,8 +175,8 @@ def test_predictions_lie_where_their_anchors_lie():
             head.weight[0::4, 0, 1, 1] = 1  # each anchor's first offset: x
             head.weight[1::4, 1, 1, 1] = 1
         offsets = model(torch.zeros(2, 3, 32, 32)).offsets
-    centres = corner_to_centre(model.anchors)[:, :2]
-    torch.testing.assert_close(offsets[..., :2], centres.expand(2, -1, -1))
+    centers = xyxy_to_cxcywh(model.anchors)[:, :2]
+    torch.testing.assert_close(offsets[..., :2], centers.expand(2, -1, -1))
 
 
 def test_classes_are_last_and_anchors_of_a_pixel_stay_in_order():
@@ -230,13 +230,13 @@ def test_building_leaves_a_frozen_part_of_the_backbone_frozen():
 def test_another_size_with_the_same_weights():
     model = small(image_size=32).eval()
     fresh = small(image_size=(48, 64)).eval()
-    before = model(pictures(1, 3, 32, 32))
+    before = model(random_images(1, 3, 32, 32))
     model.set_image_size((48, 64))
-    images = pictures(2, 3, 48, 64)
+    images = random_images(2, 3, 48, 64)
     torch.testing.assert_close(model.anchors, fresh.anchors, **EXACT)
     torch.testing.assert_close(tuple(model(images)), tuple(fresh(images)), **EXACT)
     model.set_image_size(32)
-    torch.testing.assert_close(tuple(model(pictures(1, 3, 32, 32))), tuple(before), **EXACT)
+    torch.testing.assert_close(tuple(model(random_images(1, 3, 32, 32))), tuple(before), **EXACT)
 
 
 def test_a_size_that_is_refused_changes_nothing():
@@ -244,22 +244,22 @@ def test_a_size_that_is_refused_changes_nothing():
     with pytest.raises(ValueError, match="image_size"):
         model.set_image_size(2)
     assert model.image_size == (32, 32)
-    model(pictures(1, 3, 32, 32))
+    model(random_images(1, 3, 32, 32))
 
 
 # ---------------------------------------------------------------------------- what goes in
 
 
-def test_bytes_and_floats_are_the_same_picture():
+def test_bytes_and_floats_are_the_same_image():
     model = small().eval()
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(tuple(model(images)), tuple(model(images / 255)), rtol=1e-5, atol=1e-5)
 
 
-def test_pixels_are_normalised_from_0_and_1_to_minus_2_and_2():
-    grey = torch.tensor([0, 255], dtype=torch.uint8)
-    for images in (grey, torch.tensor([0.0, 1.0])):
-        torch.testing.assert_close(normalise(images), torch.tensor([-2.0, 2.0]))
+def test_pixels_are_normalized_from_0_and_1_to_minus_2_and_2():
+    gray = torch.tensor([0, 255], dtype=torch.uint8)
+    for images in (gray, torch.tensor([0.0, 1.0])):
+        torch.testing.assert_close(normalize(images), torch.tensor([-2.0, 2.0]))
 
 
 def test_whole_numbers_other_than_bytes_are_refused():
@@ -267,14 +267,14 @@ def test_whole_numbers_other_than_bytes_are_refused():
         small()(torch.full((1, 3, 32, 32), 255))
 
 
-def test_no_pictures_give_no_predictions():
+def test_no_images_give_no_predictions():
     model = small().eval()
     assert model(torch.zeros(0, 3, 32, 32)).logits.shape == (0, len(model.anchors), 3)
 
 
-def test_pictures_do_not_see_each_other():
+def test_images_do_not_see_each_other():
     model = small().eval()
-    images = pictures(3, 3, 32, 32)
+    images = random_images(3, 3, 32, 32)
     alone = torch.cat([model(image[None]).logits for image in images])
     torch.testing.assert_close(model(images).logits, alone, rtol=1e-5, atol=1e-5)
 
@@ -292,7 +292,7 @@ def test_anchors_are_a_buffer_that_moves_and_is_not_stored():
 
 def test_weights_move_from_model_to_model():
     first, second = small(seed=0).eval(), small(seed=1).eval()
-    images = pictures(1, 3, 32, 32)
+    images = random_images(1, 3, 32, 32)
     assert not torch.equal(first(images).logits, second(images).logits)
     second.load_state_dict(first.state_dict())
     torch.testing.assert_close(tuple(second(images)), tuple(first(images)), **EXACT)
@@ -300,7 +300,7 @@ def test_weights_move_from_model_to_model():
 
 def test_float64_goes_through():
     model = small().eval()
-    images = pictures(1, 3, 32, 32)
+    images = random_images(1, 3, 32, 32)
     narrow, wide = model(images), model.double()(images.double())
     assert wide.logits.dtype == wide.offsets.dtype == torch.float64
     torch.testing.assert_close(tuple(t.float() for t in wide), tuple(narrow), rtol=1e-4, atol=1e-4)
@@ -308,7 +308,7 @@ def test_float64_goes_through():
 
 def test_autocast_computes_in_bfloat16_and_answers_in_float32():
     model = small().eval()
-    images, seen = pictures(2, 3, 32, 32), []
+    images, seen = random_images(2, 3, 32, 32), []
     model.class_heads[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
     plain = model(images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -320,7 +320,7 @@ def test_autocast_computes_in_bfloat16_and_answers_in_float32():
 
 
 def test_channels_last_computes_the_same():
-    model, images = small().eval(), pictures(2, 3, 32, 32)
+    model, images = small().eval(), random_images(2, 3, 32, 32)
     plain = model(images)
     model.to(memory_format=torch.channels_last)
     for layout in (torch.channels_last, torch.contiguous_format):
@@ -328,17 +328,17 @@ def test_channels_last_computes_the_same():
         torch.testing.assert_close(tuple(there), tuple(plain), rtol=1e-5, atol=1e-5)
 
 
-def test_it_exports_with_any_number_of_pictures():
+def test_it_exports_with_any_number_of_images():
     model = small().eval()
     batch = torch.export.Dim("batch", max=64)
-    program = torch.export.export(model, (pictures(2, 3, 32, 32),), dynamic_shapes=[{0: batch}])
-    images = pictures(5, 3, 32, 32, seed=1)
+    program = torch.export.export(model, (random_images(2, 3, 32, 32),), dynamic_shapes=[{0: batch}])
+    images = random_images(5, 3, 32, 32, seed=1)
     torch.testing.assert_close(tuple(program.module()(images)), tuple(model(images)))
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_it_compiles_in_one_piece(backend):
-    model, images = small(), pictures(2, 3, 32, 32)
+    model, images = small(), random_images(2, 3, 32, 32)
     plain = model(images)
     torch.compiler.reset()
     compiled = torch.compile(model, backend=backend, fullgraph=True)
@@ -355,7 +355,7 @@ def test_nothing_waits_for_the_device():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_agrees_with_the_processor():
-    model, images = small().eval(), pictures(2, 3, 32, 32)
+    model, images = small().eval(), random_images(2, 3, 32, 32)
     here = model(images)
     model.cuda()
     there = model(images.cuda())
@@ -369,7 +369,7 @@ def test_a_gpu_agrees_with_the_processor():
 def test_every_parameter_has_a_gradient():
     """In evaluation mode: batch statistics would cancel the convolutions' biases."""
     model = small().eval()
-    logits, offsets = model(pictures(2, 3, 32, 32))
+    logits, offsets = model(random_images(2, 3, 32, 32))
     labels = torch.randint(0, 3, logits.shape[:2], generator=torch.Generator().manual_seed(0))
     labels[:, -2:] = torch.tensor([1, 2])  # the single pixel's heads need positives too
     targets = Targets(labels, torch.zeros_like(offsets))
@@ -380,17 +380,17 @@ def test_every_parameter_has_a_gradient():
 
 def test_it_can_learn_one_batch_by_heart():
     model = small()
-    images = pictures(2, 3, 32, 32)
+    images = random_images(2, 3, 32, 32)
     boxes = torch.tensor([[[0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.9]], [[0.3, 0.2, 1.0, 0.8], [0] * 4]])
     labels = torch.tensor([[0, 1], [1, -1]])
     targets = match(model.anchors, boxes, labels)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(80):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = ssd_loss(*model(images), targets).total
         loss.backward()
-        optimiser.step()
-    with torch.no_grad():  # in training mode: two pictures are too few for running statistics
+        optimizer.step()
+    with torch.no_grad():  # in training mode: two images are too few for running statistics
         found = detect(*model(images), model.anchors, score_threshold=0.5)
     for one, box, label in zip(found, boxes, labels, strict=True):
         count = int((label >= 0).sum())
@@ -409,8 +409,8 @@ def test_size_may_be_a_numpy_integer():
 
 def test_adapted_to_its_own_classes_in_another_order_it_says_the_same_in_that_order():
     model = small().eval()  # two classes
-    other = adapt(model, [1, 0])
-    images = pictures(2, 3, 32, 32)
+    other = replace_class_heads(model, [1, 0])
+    images = random_images(2, 3, 32, 32)
     with torch.no_grad():
         known, told = model(images), other(images)
     torch.testing.assert_close(told.logits, known.logits[..., [0, 2, 1]], **EXACT)
@@ -421,9 +421,9 @@ def test_adapted_to_its_own_classes_in_another_order_it_says_the_same_in_that_or
 def test_adapted_classes_may_share_a_source_or_begin_anew():
     model = small().eval()
     torch.manual_seed(1)
-    other = adapt(model, [0, 0, None])
+    other = replace_class_heads(model, [0, 0, None])
     with torch.no_grad():
-        known, told = (m(pictures(1, 3, 32, 32)).logits for m in (model, other))
+        known, told = (m(random_images(1, 3, 32, 32)).logits for m in (model, other))
     torch.testing.assert_close(told[..., :3], known[..., [0, 1, 1]], **EXACT)
     assert not torch.isin(told[..., 3], known).any()
     assert all(p.requires_grad and p.is_leaf for p in other.parameters())
@@ -432,7 +432,7 @@ def test_adapted_classes_may_share_a_source_or_begin_anew():
 def test_adapting_leaves_the_model_alone():
     model = small()
     before = {name: t.clone() for name, t in model.state_dict().items()}
-    other = adapt(model, [0])
+    other = replace_class_heads(model, [0])
     with torch.no_grad():
         for p in other.parameters():
             p.zero_()
@@ -444,4 +444,4 @@ def test_adapting_leaves_the_model_alone():
 @pytest.mark.parametrize("sources", [[], [2], [0, -1]])
 def test_adapting_to_a_class_that_there_is_not(sources):
     with pytest.raises(ValueError, match="class from 0 to 1"):
-        adapt(small(), sources)
+        replace_class_heads(small(), sources)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import importlib
 import io
@@ -95,6 +96,30 @@ def test_no_absolute_path(notebook):
     assert not [match[0] for text in texts for match in ABSOLUTE_PATH.finditer(text)]
 
 
+def private_names(code: str) -> list[str]:
+    """Names of the package's own inside that a cell uses: `_x` imported, or read off anything."""
+    tree = ast.parse("\n".join(line for line in code.splitlines() if not line.lstrip().startswith("%")))
+    names = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names += [part for alias in node.names for part in alias.name.split(".")]
+    public = {"_replace", "_asdict", "_fields"}  # a NamedTuple's
+    return [name for name in names if re.match(r"_(?!_)", name) and name not in public]
+
+
+def test_only_public_names_are_used(notebook):
+    # A cell that is nothing but a magic command under an `if` would not parse: only the one for Colab is.
+    cells = [cell.source for cell in code_cells(notebook) if cell.source != COLAB_CELL]
+    assert not [name for source in cells for name in private_names(source)]
+
+
+def test_private_names_are_noticed():
+    assert private_names("from d2lmini.detect import _settle, nms\nmatching._greedy(x)._replace(a=1)") == [
+        "_greedy",
+        "_settle",
+    ]
+
+
 @pytest.mark.parametrize("what", MOMENTARY)
 def test_nothing_of_the_moment(notebook, what):
     assert not [text for text in output_texts(notebook) if MOMENTARY[what].search(text)]
@@ -109,8 +134,8 @@ def test_metadata_is_clean(notebook):
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
 
-def test_every_picture_is_told_in_words(notebook):
-    """Whoever cannot see a picture reads its alternative text, `mystnb.image.alt` of its cell."""
+def test_every_image_is_told_in_words(notebook):
+    """Whoever cannot see an image reads its alternative text, `mystnb.image.alt` of its cell."""
     for cell in code_cells(notebook):
         if any("image/png" in output.get("data", {}) for output in cell.outputs):
             alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")
@@ -167,7 +192,7 @@ def figure_models(notebook: nbformat.NotebookNode) -> list[dict]:
     return [model for model in models if "_anywidget_id" in model]
 
 
-def test_live_figures_have_a_picture_and_a_caption_where_no_script_runs(notebook):
+def test_live_figures_have_a_image_and_a_caption_where_no_script_runs(notebook):
     for data in live_outputs(notebook):
         assert "image/png" in data
         assert len(data["text/plain"]) > 20
@@ -211,7 +236,7 @@ def test_other_slashes_are_left_alone(text):
     [
         ("as [anchors](anchors.ipynb) do", ["anchors.ipynb"]),
         ("[a](b.ipynb#c-d), [e](https://x.org/y)", ["b.ipynb#c-d", "https://x.org/y"]),
-        ("![a picture](attachment:x.png) and f[0](1.0)", ["1.0"]),
+        ("![an image](attachment:x.png) and f[0](1.0)", ["1.0"]),
     ],
 )
 def test_links_are_recognised(text, found):
@@ -298,7 +323,7 @@ def test_running_twice_gives_the_same_bytes(tmp_path):
     assert path.read_bytes() == first
 
 
-def test_a_large_picture_is_stored_with_256_colours(tmp_path):
+def test_a_large_image_is_stored_with_256_colors(tmp_path):
     path = tmp_path / "large.ipynb"
     write_notebook(
         path,
@@ -308,9 +333,9 @@ def test_a_large_picture_is_stored_with_256_colours(tmp_path):
     )
     assert run_notebooks(path).returncode == 0
     large, small = (cell.outputs[0].data["image/png"] for cell in read(path).cells)
-    pictures = [Image.open(io.BytesIO(base64.b64decode(text))) for text in (large, small)]
-    assert [picture.mode for picture in pictures] == ["P", "RGB"]
-    assert [picture.size for picture in pictures] == [(200, 200), (50, 50)]
+    images = [Image.open(io.BytesIO(base64.b64decode(text))) for text in (large, small)]
+    assert [image.mode for image in images] == ["P", "RGB"]
+    assert [image.size for image in images] == [(200, 200), (50, 50)]
     assert len(large) < 60_000
 
 

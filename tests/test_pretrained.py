@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from d2lmini import checkpoint, data, pretrained, train
+from d2lmini import checkpoint, data, pretrained, transfer, validate
 from d2lmini.checkpoint import WEIGHTS, CheckpointError
 
-COUNT = 48  # pictures scored here; the notes speak of 500
+COUNT = 48  # images scored here; the notes speak of 500
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def detector():
 
 def test_it_knows_the_classes_and_anchors_of_its_recipe(detector):
     model, info = detector
-    recipe = train.recipe("scenes")
+    recipe = transfer.recipe("scenes")
     assert info.classes == data.PRESETS["scenes"]
     assert model.image_size == (recipe.image_size, recipe.image_size)
     assert model.anchor_spec == recipe.config.anchors
@@ -30,7 +30,7 @@ def test_its_notes_say_how_it_was_made(detector):
     _, info = detector
     assert info.notes["recipe"] == "scenes"
     assert isinstance(info.notes["seed"], int)
-    assert info.notes["train_images"] == train.recipe("scenes").count
+    assert info.notes["train_images"] == transfer.recipe("scenes").count
     assert 0.3 < info.notes["ap"] < info.notes["ap50"] < 1
     assert info.notes["held_out_images"] >= 200
 
@@ -44,11 +44,11 @@ def test_it_is_small_and_carries_its_hash():
 
 
 def test_it_scores_what_its_notes_say(detector):
-    """On the first pictures of the same held-out set, so only roughly; untrained it scores about 0."""
+    """On the first images of the same held-out set, so only roughly; untrained it scores about 0."""
     model, info = detector
-    recipe = train.recipe("scenes")
+    recipe = transfer.recipe("scenes")
     held_out = data.load(data.open_data("scenes", "val", size=recipe.image_size, count=COUNT))
-    metrics, _, _ = train.validate(model, held_out, info.classes, precision="float32")
+    metrics, _, _ = validate(model, held_out, info.classes, precision="float32")
     assert metrics.ap50 == pytest.approx(info.notes["ap50"], abs=0.08)
     assert metrics.ap == pytest.approx(info.notes["ap"], abs=0.08)
 

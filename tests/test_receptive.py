@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from d2lmini import TinySSD
-from d2lmini.receptive import Field, effective_field, receptive_fields, side_that_holds
+from d2lmini.inspect import ReceptiveField, effective_field, receptive_fields, side_that_holds
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,6 @@ def test_another_backbone_is_refused():
         receptive_fields(TinySSD(1, 256, backbone=Other()))
 
 
-def test_a_field_starts_before_the_picture_at_its_edge():
-    assert Field(52, 8).start(0) == -22
-    assert Field(52, 8).start(3) == 2
+def test_a_field_starts_before_the_image_at_its_edge():
+    assert ReceptiveField(52, 8).start(0) == -22
+    assert ReceptiveField(52, 8).start(3) == 2

@@ -1,4 +1,4 @@
-"""The habits of the repository: floors of the package, pins and bounds, addresses, the Makefile."""
+"""The habits of the repository: layers of the package, pins and bounds, addresses, the Makefile."""
 
 from __future__ import annotations
 
@@ -26,35 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "d2lmini"
 PYTHON_FOLDERS = ("d2lmini", "tests", "tools", "benchmarks", "experiments", "_ext")
 
-# A module imports only from floors below its own; `__init__` only gathers names and stands outside.
-FLOORS = {
-    "boxes": 1,
-    "runtime": 1,
-    "capture": 1,
-    "distributed": 1,
-    "source": 1,
-    "live": 1,  # JavaScript, and what bundles it
-    "anchors": 2,
-    "matching": 2,
-    "model": 3,
-    "data": 3,
-    "backbones": 4,
-    "coverage": 4,  # reads data sets
-    "losses": 4,
-    "receptive": 4,
-    "detect": 4,
-    "delivery": 4,
-    "evaluate": 4,
-    "checkpoint": 5,  # rebuilds a model and its backbone
-    "train": 6,
-    "show": 6,
-    "d2l": 6,
-    "probe": 6,
-    "export": 6,
-    "tailor": 7,  # training for a folder: recipe, anchors, a start
-    "widgets": 7,
-    "__main__": 8,
-}
+# A room (a module or a folder of the package) imports only from its own layer and those before it.
+LAYERS = (
+    "boxes anchors live",
+    "model matching data",
+    "checkpoint losses detect compare evaluate errors",
+    "engine",
+    "train transfer",
+    "inspect plots interop widgets",
+    "cli __main__",
+)
+MOST_LINES, MOST_TOP_FILES, MOST_TOP_LINES = 400, 16, 2_900
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
@@ -102,21 +84,23 @@ def import_graph() -> dict[str, set[str]]:
 # ---------------------------------------------------------------- the package
 
 
-def test_every_module_has_a_floor():
-    rooms = {name.split(".")[1] for name in import_graph()}
-    assert rooms <= FLOORS.keys(), "give the new module a floor in FLOORS and in its docstring"
-
-
 def test_imports_only_go_down():
-    wrong = []
-    for name, targets in import_graph().items():
-        room = name.split(".")[1]
-        for target in targets:
-            below = target.split(".")[1] if target != "d2lmini" else None
-            inside = below == room and room in ("data", "widgets")
-            if below is None or not (inside or FLOORS[below] < FLOORS[room]):
-                wrong.append(f"{name} imports {target}")
+    layer = {room: i for i, rooms in enumerate(LAYERS) for room in rooms.split()}
+    wrong = [
+        f"{name} imports {target}"
+        for name, targets in import_graph().items()
+        for target in targets
+        if target == "d2lmini" or layer[target.split(".")[1]] > layer[name.split(".")[1]]
+    ]
     assert not wrong
+
+
+def test_the_package_stays_small():
+    lines = {path: len(path.read_text("utf8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {str(path): n for path, n in lines.items() if n > MOST_LINES}
+    top = [path for path in lines if path.parent == PACKAGE]
+    assert len(top) <= MOST_TOP_FILES
+    assert sum(lines[path] for path in top) <= MOST_TOP_LINES
 
 
 def test_no_import_cycle():

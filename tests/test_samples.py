@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from d2lmini.data.samples import Batch, Sample, collate, concatenate, pad_objects
+from d2lmini.data.samples import Batch, GroundTruth, Sample, collate, concatenate, pad_objects
 
 EXACT = {"rtol": 0, "atol": 0}
 
@@ -39,19 +39,19 @@ def test_a_batch_holds_every_sample_and_padding_behind_it(counts, spare):
         assert (batch.boxes[i, count:] == 0).all()
 
 
-def test_pictures_without_objects_still_have_a_row():
+def test_images_without_objects_still_have_a_row():
     batch = collate([sample(0), sample(0)])
     assert batch.labels.tolist() == [[-1], [-1]]
 
 
-def test_no_pictures_at_all_pad_to_an_empty_table():
+def test_no_images_at_all_pad_to_an_empty_table():
     boxes, labels = pad_objects([], [])
     assert boxes.shape == (0, 1, 4)
     assert labels.shape == (0, 1)
 
 
-def test_too_many_objects_name_the_picture_and_the_remedy():
-    with pytest.raises(ValueError, match=r"picture 1 .*3 objects.*max_objects is 2"):
+def test_too_many_objects_name_the_image_and_the_remedy():
+    with pytest.raises(ValueError, match=r"image 1 .*3 objects.*max_objects is 2"):
         collate([sample(2), sample(3)], max_objects=2)
 
 
@@ -60,12 +60,12 @@ def test_exactly_as_many_as_allowed_is_fine():
 
 
 def test_no_room_is_no_room_for_one():
-    with pytest.raises(ValueError, match="picture 0"):
+    with pytest.raises(ValueError, match="image 0"):
         collate([sample(1)], max_objects=0)
 
 
 def test_sizes_must_agree():
-    with pytest.raises(ValueError, match=r"picture 2 .*\(3, 4, 7\).*\(3, 4, 6\)"):
+    with pytest.raises(ValueError, match=r"image 2 .*\(3, 4, 7\).*\(3, 4, 6\)"):
         collate([sample(1), sample(1), sample(1, width=7)])
 
 
@@ -85,7 +85,7 @@ def test_an_empty_list_is_refused():
 )
 def test_boxes_and_labels_must_be_as_many(boxes, labels):
     bad = sample(0)._replace(boxes=torch.rand(boxes, 4), labels=torch.zeros(labels, dtype=torch.int64))
-    with pytest.raises(ValueError, match="picture 1"):
+    with pytest.raises(ValueError, match="image 1"):
         collate([sample(2), bad])
 
 
@@ -101,7 +101,7 @@ def test_a_loader_with_workers_yields_batches():
 @pytest.mark.parametrize(
     "index", [slice(1, 3), torch.tensor([1, 2]), torch.tensor([False, True, True, False])]
 )
-def test_select_picks_whole_pictures(index):
+def test_select_picks_whole_images(index):
     batch = collate([sample(i, i) for i in range(4)])
     chosen = batch.select(index)
     assert isinstance(chosen, Batch)
@@ -113,6 +113,9 @@ def test_moving_a_batch_moves_all_of_it():
     moved = collate([sample(2)]).to("meta", non_blocking=True)
     assert isinstance(moved, Batch)
     assert {tensor.device.type for tensor in moved} == {"meta"}
+    truth = collate([sample(2)]).ground_truth.to("meta")
+    assert isinstance(truth, GroundTruth)
+    assert {tensor.device.type for tensor in truth} == {"meta"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -130,6 +133,14 @@ def test_batches_behind_each_other_are_the_batch_of_all():
     assert isinstance(whole, Batch)
     for tensor, expected in zip(whole, collate(samples), strict=True):
         torch.testing.assert_close(tensor, expected, **EXACT)
+
+
+def test_ground_truth_behind_each_other_is_that_of_all():
+    samples = [sample(count, seed) for seed, count in enumerate([1, 0, 4])]
+    whole = concatenate([collate(samples[:2]).ground_truth, collate(samples[2:]).ground_truth])
+    assert isinstance(whole, GroundTruth)
+    assert torch.equal(whole.boxes, collate(samples).boxes)
+    assert torch.equal(whole.labels, collate(samples).labels)
 
 
 def test_no_batches_are_refused():

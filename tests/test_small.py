@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("kind", photographs.KINDS)
-def test_pictures_follow_their_kind(kind):
+def test_images_follow_their_kind(kind):
     plan = photographs.KINDS[kind]
     for seed in range(3):
         shot = photographs.take(plan, np.random.default_rng(seed))
@@ -88,8 +88,9 @@ def test_a_run_is_what_the_command_does(tmp_path, monkeypatch):
         load(open_data(str(tmp_path / "signs"), split, size=64), workers=0) for split in ("train", "val")
     ]
     monkeypatch.setattr(small, "open_kind", lambda *_: (*parts, ("sign",)))
-    monkeypatch.setattr(small.train, "FOLDER_RECIPE", small.train.FOLDER_RECIPE._replace(config=short()))
-    monkeypatch.setattr("d2lmini.tailor.epochs_for", lambda _: 2)
+    recipe = small.transfer.FOLDER_RECIPE
+    monkeypatch.setattr(small.transfer, "FOLDER_RECIPE", recipe._replace(config=short()))
+    monkeypatch.setattr("d2lmini.transfer.epochs_for", lambda _: 2)
     row = small.run("signs", "folder", 0, tmp_path)
     assert row["train_images"] == 4
     assert row["config"]["epochs"] == 2

@@ -10,8 +10,8 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 
 from d2lmini import boxes, losses
+from d2lmini.inspect import show_source
 from d2lmini.model import TinySSD
-from d2lmini.source import show_source
 
 
 def test_the_shown_function_is_the_whole_of_it_and_runs():

@@ -31,7 +31,7 @@ def many() -> list[Sample]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_picture_is_the_same_in_any_order_and_instance(preset):
+def test_a_image_is_the_same_in_any_order_and_instance(preset):
     first, second = Synthetic(preset, count=9, size=64), Synthetic(preset, count=5000, size=64)
     forward = [first[i] for i in range(9)]
     backward = [second[i] for i in reversed(range(9))][::-1]
@@ -56,7 +56,7 @@ def test_seeds_and_splits_are_different_streams(preset, other):
     assert away[~torch.eye(8, dtype=torch.bool)].min() > 5  # grey levels per pixel
 
 
-def test_pictures_are_pinned():
+def test_images_are_pinned():
     """A change to what is drawn must be meant: it makes every stored result stale."""
     summary = []
     for preset in PRESETS:
@@ -69,7 +69,7 @@ def test_pictures_are_pinned():
 
 
 def test_size_changes_the_resolution_not_the_scene():
-    """Same objects, most edges within a pixel, about the same picture once shrunk."""
+    """Same objects, most edges within a pixel, about the same image once shrunk."""
     small, large = Synthetic("scenes", size=128), Synthetic("scenes", size=300)
     for i in range(12):
         a, b = small[i], large[i]
@@ -97,7 +97,7 @@ def test_types_and_shapes(preset, size):
         assert image.float().std() > 5  # never blank
 
 
-def test_a_banana_picture_has_one_banana_all_of_it_in_view():
+def test_a_banana_image_has_one_banana_all_of_it_in_view():
     data = Synthetic("bananas", count=40, size=128)
     assert data.classes == ("banana",)
     for i in range(40):
@@ -142,7 +142,7 @@ def test_boxes_are_tight_about_the_masks(preset, size):
 
 
 def test_the_mask_is_what_was_painted():
-    """Without its banana the same picture differs inside the mask, and hardly beyond its shadow."""
+    """Without its banana the same image differs inside the mask, and hardly beyond its shadow."""
     for seed in range(6):
         scene = SCENES["bananas"](np.random.default_rng(seed))
         plain = scene.look._replace(blur=0.0, noise=0.0)
@@ -177,12 +177,12 @@ def test_coverage_of_a_known_shape():
     ball = shapes.Blob((), (), 1.0, (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 0.5)  # radius 0.85
     window = (-1.0, -1.0, 1.0, 1.0)
     grain = np.zeros((2, 2), np.float32)
-    for centre in ((0.5, 0.5), (0.41, 0.63)):
-        placed = drawing.Placed(ball, centre, 0.2 / 0.85, 0.7, True, grain, window)
+    for center in ((0.5, 0.5), (0.41, 0.63)):
+        placed = drawing.Placed(ball, center, 0.2 / 0.85, 0.7, True, grain, window)
         crop = drawing.coverage(placed, 100)
         assert crop.values.sum() == pytest.approx(np.pi * 400, rel=0.01)
         box = drawing.tight_box(drawing.full_mask(crop, 100))
-        middle = np.array([*centre, *centre]) * 100
+        middle = np.array([*center, *center]) * 100
         np.testing.assert_allclose(np.array(box) - middle, (-20, -20, 20, 20), atol=1)
 
 

@@ -11,7 +11,7 @@ import pytest
 import traitlets
 from PIL import Image
 
-from d2lmini.widgets.base import Figure, Live, pack, picture, slider
+from d2lmini.widgets.base import Figure, Live, jpeg, pack, slider
 
 from . import widget_tables
 from .widget_tables import differences
@@ -42,7 +42,7 @@ TABLE = np.linspace(0, 1, 12).reshape(3, 4)
 DATA = {
     "table": pack(TABLE),
     "counts": pack(np.arange(6)),
-    "photo": picture(photo()),
+    "photo": jpeg(photo()),
     "stops": [0.5, 1.0, 1.5],
     "names": ["apple", "mug"],
     "best": {"ap": 0.5157, "epoch": 7, "whole": True},
@@ -83,11 +83,11 @@ def test_two_runs_have_other_ids_and_no_difference():
     [
         {"table": pack(TABLE * (1 + 5e-4))},
         {"table": pack(TABLE + 1e-4)},
-        {"photo": picture(photo(), quality=80)},
+        {"photo": jpeg(photo(), quality=80)},
         {"stops": [0.5001, 1.0, 1.5]},
         {"best": {"ap": 0.5158, "epoch": 7, "whole": True}},
     ],
-    ids=["in ratio", "in amount", "picture", "list", "record"],
+    ids=["in ratio", "in amount", "image", "list", "record"],
 )
 def test_what_another_processor_changes_is_let_through(change):
     assert compare(live(), live(change)) == []
@@ -112,8 +112,8 @@ def test_not_a_number_equals_itself():
         ({"table": pack(TABLE.reshape(4, 3))}, "table was <f4 [3, 4], is <f4 [4, 3]"),
         ({"table": pack(TABLE, "<f8")}, "table was <f4 [3, 4], is <f8 [3, 4]"),
         ({"counts": pack([0, 1, 2, 3, 5, 5])}, "counts: 1 of 6 numbers differ, first at [4]: was 4, is 5"),
-        ({"photo": picture(photo(lighter=5))}, "photo: the pictures differ by"),
-        ({"photo": picture(photo(size=65))}, "photo was a picture of (64, 64), is one of (65, 65)"),
+        ({"photo": jpeg(photo(lighter=5))}, "photo: the images differ by"),
+        ({"photo": jpeg(photo(size=65))}, "photo was an image of (64, 64), is one of (65, 65)"),
         ({"stops": [0.5, 1.0, 1.51]}, "stops[2] was 1.5, is 1.51"),
         ({"stops": [0.5, 1.0]}, "stops was [0.5, 1.0, 1.5], is [0.5, 1.0]"),
         ({"names": ["apple", "cup"]}, "names[1] was 'mug', is 'cup'"),
@@ -174,7 +174,7 @@ def test_a_figure_without_its_state_is_refused():
 
 def test_trained_numbers_are_compared_by_shape_and_name():
     old = live(reproducible=False)
-    other = {"table": pack(TABLE * 9), "photo": picture(photo(lighter=50)), "stops": [7.0, 8.0, 9.0]}
+    other = {"table": pack(TABLE * 9), "photo": jpeg(photo(lighter=50)), "stops": [7.0, 8.0, 9.0]}
     assert compare(old, live(other, reproducible=False)) == []
     for change in ({"table": pack(TABLE[:2])}, {"more": 1}, {"best": {"ap": 0.5}}, {"stops": {}}):
         assert compare(old, live(change, reproducible=False)), change

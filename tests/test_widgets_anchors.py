@@ -10,7 +10,6 @@ import torch
 
 from d2lmini import TINY_SSD_ANCHORS, AnchorSpec, box_area, box_iou, make_anchors, map_anchors, widgets
 from d2lmini.data import Sample, Synthetic
-from d2lmini.widgets import anchors as figures
 
 
 def table(live: widgets.Live, name: str) -> torch.Tensor:
@@ -138,7 +137,3 @@ def test_what_cannot_be_shown_is_refused(objects):
         widgets.anchor_coverage(objects[sides > 0.2], {"one": ([(2, 2)], ONE)})
     with pytest.raises(ValueError, match="is large"):
         widgets.anchor_coverage(objects[sides < 0.3], {"one": ([(2, 2)], ONE)})
-
-
-def test_scaled_leaves_ratios_alone():
-    assert figures.scaled(ONE, 0.5) == AnchorSpec(((0.25,),), ((1,),))

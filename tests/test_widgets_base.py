@@ -1,4 +1,4 @@
-"""What live figures are made of: numbers as bytes, pictures, controls, and how a cell shows them."""
+"""What live figures are made of: numbers as bytes, images, controls, and how a cell shows them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import traitlets
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.widgets import base
-from d2lmini.widgets.base import Figure, Live, driven, pack, picture
+from d2lmini.widgets.base import Figure, Live, driven, jpeg, pack
 
 NODE = shutil.which("node")
 
@@ -46,7 +46,7 @@ def controls() -> dict[str, ipywidgets.Widget]:
 
 
 def live(**changes) -> Live:
-    fallback = show.plot_panels([0, 1, 2], {"a line": {"y": [0, 1, 4]}})
+    fallback = plots.plot_panels([0, 1, 2], {"a line": {"y": [0, 1, 4]}})
     options = {"controls": controls(), "caption": "What it says.", "fallback": fallback, **changes}
     return Live(Example(data={"x": pack([1.0, 2.0])}, alt="An example."), **options)
 
@@ -116,29 +116,29 @@ def test_the_browser_reads_the_types_that_python_sends():
     assert set(re.findall(r'"(.+?)":', listed)) == set(base.TYPES)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
-def test_a_picture_travels_as_jpeg_and_nearly_as_it_was():
+def test_an_image_travels_as_jpeg_and_nearly_as_it_was():
     ramp = torch.arange(48 * 64).reshape(48, 64) * 255 // (48 * 64)
     image = torch.stack([ramp, ramp.flip(0), ramp.flip(1)]).to(torch.uint8)
-    sent = picture(image)
+    sent = jpeg(image)
     assert (sent["mime"], sent["width"], sent["height"]) == ("image/jpeg", 64, 48)
     seen = torch.from_numpy(np.array(Image.open(io.BytesIO(sent["bytes"])))).permute(2, 0, 1)
     assert (seen.float() - image.float()).abs().mean() < 4
-    assert len(picture(image, quality=30)["bytes"]) < len(sent["bytes"])
+    assert len(jpeg(image, quality=30)["bytes"]) < len(sent["bytes"])
 
 
 def test_a_pillow_image_of_any_mode_travels():
     for mode in ("RGB", "RGBA", "L", "P"):
-        sent = picture(Image.new("RGB", (9, 5), "#336699").convert(mode))
+        sent = jpeg(Image.new("RGB", (9, 5), "#336699").convert(mode))
         assert Image.open(io.BytesIO(sent["bytes"])).size == (9, 5)
 
 
 @pytest.mark.parametrize("image", [torch.zeros(3, 4, 4), torch.zeros(4, 4, 3, dtype=torch.uint8)])
-def test_another_tensor_is_no_picture(image):
+def test_another_tensor_is_no_image(image):
     with pytest.raises(ValueError, match=r"pass uint8 \(3, H, W\)"):
-        picture(image)
+        jpeg(image)
 
 
 # ---------------------------------------------------------------- the figure
@@ -234,7 +234,7 @@ def test_a_slider_prints_as_many_decimals_as_asked():
 # ---------------------------------------------------------------- what a cell shows
 
 
-def test_a_cell_shows_widget_picture_and_caption():
+def test_a_cell_shows_widget_image_and_caption():
     shown = live()
     bundle, metadata = DisplayFormatter().format(shown)
     view = {"version_major": 2, "version_minor": 0, "model_id": shown.widget.model_id}
@@ -275,6 +275,11 @@ def view_of(packed: dict, shift: int = 3) -> str:
 
 
 needs_node = pytest.mark.skipif(NODE is None, reason="no node found; on Debian: apt-get install nodejs")
+
+
+@needs_node
+def test_the_browser_has_the_colors_of_python():
+    assert in_node("PALETTE") == list(plots.PALETTE)
 
 
 @needs_node

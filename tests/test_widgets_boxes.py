@@ -1,4 +1,4 @@
-"""The live figure of two boxes: its pictures and places, and its IoU in a browser against `box_iou`."""
+"""The live figure of two boxes: its images and places, and its IoU in a browser against `box_iou`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def live() -> widgets.Live:
     return widgets.iou()
 
 
-def test_it_holds_the_running_picture_and_its_objects(live, sample):
+def test_it_holds_the_running_image_and_its_objects(live, sample):
     data = live.figure.data
     boxes = np.frombuffer(data["objects"]["bytes"], data["objects"]["dtype"]).reshape(-1, 4)
     np.testing.assert_array_equal(boxes, sample.boxes)
@@ -63,11 +63,11 @@ def test_it_is_told_in_words_and_drawn_without_scripts(live):
     assert titles == ["by a tenth: IoU 0.82", "by a third: IoU 0.50", "by two thirds: IoU 0.20"]
 
 
-def test_any_picture_will_do():
-    picture = Sample(
+def test_any_image_will_do():
+    image = Sample(
         torch.zeros(3, 100, 200, dtype=torch.uint8), torch.tensor([[0.1, 0.1, 0.5, 0.5]]), torch.tensor([0])
     )
-    live = widgets.iou(picture, ["thing"], start=0, b=(10, 10, 110, 60))
+    live = widgets.iou(image, ["thing"], start=0, b=(10, 10, 110, 60))
     assert live.figure.b == [0.05, 0.1, 0.55, 0.6]
     assert live.figure.data["size"] == [200, 100]
 
@@ -182,7 +182,7 @@ def test_boxes_and_corners_are_moved_by_keys(page):
 
 
 @in_a_browser
-def test_boxes_and_corners_are_dragged_and_stay_in_the_picture(page):
+def test_boxes_and_corners_are_dragged_and_stay_in_the_image(page):
     start, other, _ = settled(page)
     corner = page.get_by_label("Upper left corner of box A").bounding_box()
     x, y = corner["x"] + corner["width"] / 2, corner["y"] + corner["height"] / 2
@@ -200,7 +200,7 @@ def test_boxes_and_corners_are_dragged_and_stay_in_the_picture(page):
     page.mouse.move(x - 900, y + 25, steps=4)
     page.mouse.up()
     left, _, iou = settled(page)
-    assert left[0, 0] == 0, "at the edge of the picture, and no further"
+    assert left[0, 0] == 0, "at the edge of the image, and no further"
     torch.testing.assert_close(left[0, 2:] - left[0, :2], pulled[0, 2:] - pulled[0, :2])
     assert iou == pytest.approx(box_iou(left, other).item(), abs=1e-6)
 

@@ -42,7 +42,7 @@ def test_tables_hold_what_augment_gives(live):
 
 
 def test_windows_look_where_the_views_do(live):
-    """A box's place in the picture, seen through the window, is its place in the view."""
+    """A box's place in the image, seen through the window, is its place in the view."""
     figure, source = live.figure, SCENES[2].boxes.numpy()
     windows, views, states = (table(figure, name) for name in ("windows", "views", "states"))
     for s, n in np.ndindex(windows.shape[:2]):
@@ -80,7 +80,7 @@ def test_controls_drive_the_figure(live):
 
 
 def test_own_strengths_and_a_start():
-    flip = AugmentConfig(flip=1, colour=0, expand=0, crop=0)
+    flip = AugmentConfig(flip=1, color=0, expand=0, crop=0)
     live = widgets.augmentation(SCENES[2], SCENES.classes, {"mirror": flip}, seeds=2, start=(0, 1), side=48)
     assert live.figure.data["strengths"] == ["mirror"]
     assert table(live.figure, "windows").tolist() == [[[1, 0, 0, 1]] * 2]
@@ -88,7 +88,7 @@ def test_own_strengths_and_a_start():
     assert live.fallback._repr_png_().startswith(b"\x89PNG")
 
 
-def test_a_picture_without_objects_is_refused():
+def test_an_image_without_objects_is_refused():
     empty = SCENES[4]
     assert len(empty.boxes) == 0
     with pytest.raises(ValueError, match="no object"):

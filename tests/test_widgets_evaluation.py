@@ -91,7 +91,7 @@ def test_every_object_found_has_its_finder(held):
                 assert (hits & real).sum() == (held["found_at"][p, i] >= score).sum()
 
 
-def test_pictures_show_their_class(scenes, held):
+def test_images_show_their_class(scenes, held):
     for k, row in enumerate(held["which"]):
         assert len(set(row)) == evaluation.SHOWN
         assert (held["truth_labels"][row[0]] == k).any()
@@ -101,11 +101,11 @@ def test_controls_drive_the_figure(live):
     assert live.figure.class_id == 1
     live.controls["demand"].index = 4
     live.controls["score"].value = 0.3
-    live.controls["picture"].index = 2
-    assert (live.figure.demand, live.figure.score, live.figure.picture) == (4, 0.3, 2)
+    live.controls["image"].index = 2
+    assert (live.figure.demand, live.figure.score, live.figure.image) == (4, 0.3, 2)
 
 
-def test_too_few_pictures_are_refused(scenes):
+def test_too_few_images_are_refused(scenes):
     classes, batch, found = scenes
     with pytest.raises(ValueError, match="pass at least 3"):
         widgets.precision_recall(batch.select(slice(0, 2)), found[:2], classes)

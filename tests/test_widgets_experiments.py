@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from d2lmini import show, widgets
+from d2lmini import plots, widgets
 from d2lmini.widgets import losses
 from d2lmini.widgets.experiments import Experiment
 
@@ -98,7 +98,7 @@ def test_the_drawing_has_every_seed_and_the_mean(made_up):
 @pytest.mark.parametrize("panels", [{}, {"a": {}}, {"a": {"b": []}}])
 def test_nothing_cannot_be_drawn(panels):
     with pytest.raises(ValueError, match="nothing to draw"):
-        show.plot_dots(panels)
+        plots.plot_dots(panels)
 
 
 def test_where_it_ran_is_said(made_up):

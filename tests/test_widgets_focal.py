@@ -1,4 +1,4 @@
-"""The live figure of focal loss: its tables against the losses themselves; the start bias."""
+"""The live figure of focal loss: its tables against the losses themselves; the prior bias."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from d2lmini import losses, widgets
 from d2lmini.anchors import AnchorSpec
-from d2lmini.model import TinySSD, set_prior
+from d2lmini.model import TinySSD, init_class_bias
 from d2lmini.widgets.losses import ALPHAS, GAMMAS, PARTS, anchor_parts, focal_sums
 
 
@@ -18,7 +18,7 @@ def table(packed: dict) -> np.ndarray:
 
 
 def bills(seed: int = 0) -> tuple[dict[str, Tensor], Tensor]:
-    """Logits of two networks for three pictures of 200 anchors; few anchors are positive."""
+    """Logits of two networks for three images of 200 anchors; few anchors are positive."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(1, 4, (3, 200), generator=generator)
     labels *= torch.rand(3, 200, generator=generator) < 0.04
@@ -66,8 +66,8 @@ def test_curves_are_the_loss_and_its_slope_by_the_logit():
     p, g = torch.from_numpy(table(data["p"]).copy()).double(), GAMMAS.index(2.0)
     np.testing.assert_allclose(table(data["loss"])[g], losses.focal_loss(p, 2.0), rtol=1e-4)
     slope = (1 - p) ** 2 * (2 * p * p.log() + p - 1)  # Lin et al. 2017, appendix B
-    np.testing.assert_allclose(table(data["pull"])[g], -slope, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(table(data["pull"])[0], 1 - p, rtol=1e-4)
+    np.testing.assert_allclose(table(data["gradient"])[g], -slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(table(data["gradient"])[0], 1 - p, rtol=1e-4)
     np.testing.assert_allclose(table(data["weights"])[ALPHAS.index(0.25)], [0.75, 0.75, 0.25], rtol=1e-6)
 
 
@@ -88,7 +88,7 @@ def test_shapes_that_do_not_fit():
 def test_start_bias_is_the_probability_of_an_object():
     torch.manual_seed(0)
     model = TinySSD(6, 64, AnchorSpec(((0.1, 0.2), (0.3,), (0.5,), (0.7,), (0.9,)), ((1, 2),) * 5))
-    set_prior(model, 0.03)
+    init_class_bias(model, 0.03)
     for head in model.class_heads:
         belief = head.bias.view(-1, 7).softmax(-1)
         torch.testing.assert_close(1 - belief[:, 0], torch.full((len(belief),), 0.03))
@@ -98,4 +98,4 @@ def test_start_bias_is_the_probability_of_an_object():
 @pytest.mark.parametrize("wrong", [0.0, 1.0, -0.1, float("nan")])
 def test_start_bias_must_be_a_probability(wrong):
     with pytest.raises(ValueError, match="between 0 and 1"):
-        set_prior(TinySSD(1, 64), wrong)
+        init_class_bias(TinySSD(1, 64), wrong)

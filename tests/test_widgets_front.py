@@ -76,13 +76,13 @@ def test_boxes_are_the_best_ones_and_padding_is_marked(scenes, live):
 
 def test_controls_drive_the_figure(live):
     live.controls["score"].value = 0.25
-    live.controls["picture"].index = 2
+    live.controls["image"].index = 2
     live.controls["truth"].value = True
-    assert (live.figure.score, live.figure.picture, live.figure.truth) == (0.25, 2, True)
-    assert live.controls["picture"].options[2] == "C: no objects"
+    assert (live.figure.score, live.figure.image, live.figure.truth) == (0.25, 2, True)
+    assert live.controls["image"].options[2] == "C: no objects"
 
 
-def test_a_picture_where_nothing_was_found_is_legal(scenes):
+def test_an_image_where_nothing_was_found_is_legal(scenes):
     classes, samples, _ = scenes
     nothing = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
     held = tables(widgets.detector_at_work(samples[:1], [nothing], classes))

@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2lmini import LossConfig, TinySSD, box_iou, match, probe, ssd_loss, widgets
+from d2lmini import LossConfig, TinySSD, box_iou, inspect, match, ssd_loss, widgets
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors
 from d2lmini.data import Synthetic, load
+from d2lmini.engine.validation import predict_batched
+from d2lmini.inspect import input_size
 from d2lmini.losses import cross_entropy, hard_negatives
-from d2lmini.widgets.improving import RATIOS, WEIGHTS, pull, selection_table, size_bins, weigh
+from d2lmini.model import Predictions
+from d2lmini.widgets.improving import RATIOS, WEIGHTS, logit_gradient_norm, selection_table, size_bins, weigh
 
 
 def table(packed: dict) -> np.ndarray:
@@ -31,7 +34,7 @@ def batch():
     return load(Synthetic("scenes", count=3, size=64, split="val"))
 
 
-# ---------------------------------------------------------------- probe: sizes and costs
+# ---------------------------------------------------------------- sizes and costs
 
 
 def test_multiply_adds_by_hand(model):
@@ -39,21 +42,21 @@ def test_multiply_adds_by_hand(model):
     channels = [(64, 3, 16), (64, 16, 16), (32, 16, 32), (32, 32, 32), (16, 32, 64), (16, 64, 64)]
     channels += [(8, 64, 128), (8, 128, 128), (4, 128, 128), (4, 128, 128), (2, 128, 128), (2, 128, 128)]
     maps = [(8, 64), (4, 128), (2, 128), (1, 128), (1, 128)]
-    counts = probe.multiply_adds(model)
+    counts = inspect.multiply_adds(model)
     assert counts["backbone"] == sum(side**2 * i * o * 9 for side, i, o in channels)
     assert counts["class_heads"] == sum(side**2 * c * 4 * 7 * 9 for side, c in maps)
     assert counts["box_heads"] == sum(side**2 * c * 4 * 4 * 9 for side, c in maps)
 
 
 def test_counting_leaves_the_model_alone(model):
-    probe.multiply_adds(model)
+    inspect.multiply_adds(model)
     assert model.anchors.device.type == "cpu"
     assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.fixture(scope="module")
 def study(model):
-    return probe.by_input_size(model, sizes=(64, 128), count=3, score=0.2)
+    return inspect.by_input_size(model, sizes=(64, 128), count=3, score_threshold=0.2)
 
 
 def test_anchors_at_other_sizes(model, study):
@@ -63,8 +66,8 @@ def test_anchors_at_other_sizes(model, study):
     assert row.size == 128
     shapes = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
     grown = box_iou(boxes, make_anchors(shapes, TINY_SSD_ANCHORS))
-    kept = box_iou(boxes, make_anchors(shapes, probe.scaled(TINY_SSD_ANCHORS, 0.5)))
-    for kind, iou in zip(probe.KINDS, (grown, kept), strict=True):
+    kept = box_iou(boxes, make_anchors(shapes, TINY_SSD_ANCHORS.scaled(0.5)))
+    for kind, iou in zip(input_size.KINDS, (grown, kept), strict=True):
         torch.testing.assert_close(row.covered[kind], iou.amax(1))
         assert torch.equal(row.positives[kind], (iou >= 0.5).sum(1))
     assert row.anchors == grown.shape[1]
@@ -72,7 +75,7 @@ def test_anchors_at_other_sizes(model, study):
 
 
 def test_at_its_own_size_both_kinds_are_one(study):
-    grow, keep = probe.KINDS
+    grow, keep = input_size.KINDS
     for values in (study.rows[0].covered, study.rows[0].found):
         torch.testing.assert_close(values[grow], values[keep])
 
@@ -83,15 +86,15 @@ def test_found_wants_the_right_class(batch):
     logits[0, torch.arange(len(sample.boxes)), sample.labels + 1] = 9.0
     logits[0, 0] = logits[0, 0].roll(1)  # the first object gets another class
     one = batch.select(slice(2, 3))
-    answers = probe.Predictions(logits, torch.zeros(1, len(sample.boxes), 4))
-    found = probe._found(answers, sample.boxes, one, 0.5)
+    answers = Predictions(logits, torch.zeros(1, len(sample.boxes), 4))
+    found = input_size._found(answers, sample.boxes, one, 0.5)
     assert found[0] < 0.5
     assert (found[1:] > 0.99).all()
 
 
 def test_a_study_needs_sizes(model):
     with pytest.raises(ValueError, match="no sizes"):
-        probe.by_input_size(model, sizes=())
+        inspect.by_input_size(model, sizes=())
 
 
 def test_answers_are_the_models(model, batch):
@@ -99,17 +102,17 @@ def test_answers_are_the_models(model, batch):
     whole = model.train()(batch.images)
     model.load_state_dict(before)
     torch.testing.assert_close(
-        probe.answers(model, batch.images, training=True).logits, whole.logits.detach()
+        predict_batched(model, batch.images, precision="float32", training=True).logits, whole.logits.detach()
     )
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_input_size_figure(study):
-    live = widgets.input_size(study, picture_index=2, start=64)
+    live = widgets.input_size(study, image_index=2, start=64)
     data = live.figure.data
     small, _, large = size_bins(study.sides).values()
     rates = table(data["rates"])
-    row, kind = study.rows[1], probe.KINDS[1]
+    row, kind = study.rows[1], input_size.KINDS[1]
     assert rates.shape == (2, 2, 3, 2)
     for b, mask in ((0, small), (2, large)):
         expected = (row.covered[kind][mask] >= 0.5).float().mean().numpy()
@@ -121,7 +124,7 @@ def test_input_size_figure(study):
     with pytest.raises(ValueError, match="no size 256"):
         widgets.input_size(study)
     with pytest.raises(ValueError, match="no object"):
-        widgets.input_size(study, picture_index=4, start=64)
+        widgets.input_size(study, image_index=4, start=64)
 
 
 # ---------------------------------------------------------------- negatives
@@ -138,7 +141,7 @@ def test_pull_is_the_length_of_the_gradient():
     logits, labels = bills()
     logits.requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy(logits, labels).sum(), logits)
-    torch.testing.assert_close(pull(logits.detach(), labels), gradient.norm(dim=-1))
+    torch.testing.assert_close(logit_gradient_norm(logits.detach(), labels), gradient.norm(dim=-1))
 
 
 def test_selection_at_some_ratios():
@@ -169,7 +172,7 @@ def test_negatives_figure(model, batch):
     assert data["shown"][2] == 3 * positives
     assert data["shown"][-1] == labels.shape[1] - positives
     assert table(data["positives"]).tolist() == (labels[0] > 0).nonzero()[:, 0].tolist()
-    assert sorted(table(data["lot"]).tolist()) == list(range(labels.shape[1]))
+    assert sorted(table(data["random"]).tolist()) == list(range(labels.shape[1]))
     live.controls["ratio"].index = 5
     live.controls["kind"].index = 1
     live.controls["network"].index = 1
@@ -186,10 +189,10 @@ CONFIGS = {"hard": LossConfig(), "focal": LossConfig(cls="focal", negatives=None
 
 @pytest.fixture(scope="module")
 def gradients(model, batch):
-    return probe.trunk_gradients(model, batch, CONFIGS)
+    return inspect.backbone_gradients(model, batch, CONFIGS)
 
 
-def test_trunk_gradients_are_autograds(model, batch, gradients):
+def test_backbone_gradients_are_autograds(model, batch, gradients):
     twin = copy.deepcopy(model).train()
     targets = match(twin.anchors, batch.boxes, batch.labels)
     ssd_loss(*twin(batch.images), targets).box.backward()
@@ -199,14 +202,16 @@ def test_trunk_gradients_are_autograds(model, batch, gradients):
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_stages_cover_the_trunk(model, gradients):
-    assert sum(probe.trunk_stages(model).values()) == len(gradients["box"])
+def test_stages_cover_the_backbone(model, gradients):
+    assert sum(inspect.backbone_stages(model).values()) == len(gradients["box"])
 
 
 def test_what_does_not_depend_has_no_gradient(model):
     layer = torch.nn.Linear(2, 1)
     value = layer.bias.sum()
-    torch.testing.assert_close(probe.flat_gradients({"b": value}, layer)["b"], torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(
+        inspect.flat_gradients({"b": value}, layer)["b"], torch.tensor([0.0, 0.0, 1.0])
+    )
 
 
 def test_weighing_two_vectors():
@@ -221,7 +226,7 @@ def test_weighing_two_vectors():
 
 
 def test_loss_weights_figure(model, gradients):
-    stages = probe.trunk_stages(model)
+    stages = inspect.backbone_stages(model)
     live = widgets.loss_weights({"fresh": gradients}, stages)
     shares = table(live.figure.data["shares"])
     assert shares.shape == (1, 2, len(WEIGHTS), 5)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2lmini import assign, box_iou, centre_to_corner, encode, map_anchors, widgets
+from d2lmini import assign, box_iou, cxcywh_to_xyxy, encode, map_anchors, widgets
 from d2lmini.data import Sample
 from d2lmini.widgets.matching import LOWEST, candidates, rounds, walk
 
@@ -16,11 +16,11 @@ CLASSES = ("apple", "fish")
 
 
 def scene(count: int, seed: int = 0) -> Sample:
-    """Random boxes over a grey picture."""
+    """Random boxes over a grey image."""
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.rand(count, 2, generator=generator) * 0.8 + 0.1
+    centers = torch.rand(count, 2, generator=generator) * 0.8 + 0.1
     sides = torch.rand(count, 2, generator=generator) * 0.4 + 0.05
-    boxes = centre_to_corner(torch.cat([centres, sides], dim=1))
+    boxes = cxcywh_to_xyxy(torch.cat([centers, sides], dim=1))
     labels = torch.randint(0, 2, (count,), generator=generator)
     return Sample(torch.full((3, 64, 64), 128, dtype=torch.uint8), boxes, labels)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from d2lmini import TINY_SSD_ANCHORS, TinySSD, assign, corner_to_centre, widgets
+from d2lmini import TINY_SSD_ANCHORS, TinySSD, assign, widgets, xyxy_to_cxcywh
 from d2lmini.data import collate
 from d2lmini.data.samples import Batch, Sample
-from d2lmini.receptive import effective_field, receptive_fields, side_that_holds
+from d2lmini.inspect import effective_field, receptive_fields, side_that_holds
 from d2lmini.widgets.multiscale import (
     EDGES,
     THRESHOLDS,
@@ -24,7 +24,7 @@ MAPS = [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)]
 
 
 def scene(count: int, seed: int = 0) -> Sample:
-    """Random boxes over a noisy picture of 128 pixels."""
+    """Random boxes over a noisy image of 128 pixels."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.rand(count, 2, generator=generator) * 0.6
     boxes = torch.cat([start, start + torch.rand(count, 2, generator=generator) * 0.35 + 0.05], dim=1)
@@ -59,10 +59,10 @@ def test_shapes_are_those_of_the_anchors(model, explorer):
     """The drawing puts `shapes` at a cell's centre: that must give the model's anchors of that cell."""
     first = 0
     for k, (height, width) in enumerate(MAPS):
-        per_cell = TINY_SSD_ANCHORS.per_pixel[k]
+        per_cell = TINY_SSD_ANCHORS.num_anchors_per_location[k]
         row, column = height // 2, width // 3
         start = first + (row * width + column) * per_cell
-        mine = corner_to_centre(model.anchors[start : start + per_cell])
+        mine = xyxy_to_cxcywh(model.anchors[start : start + per_cell])
         np.testing.assert_allclose(mine[:, 2:], explorer.figure.data["shapes0"][k], atol=1e-6)
         np.testing.assert_allclose(mine[0, :2], [(column + 0.5) / width, (row + 0.5) / height])
         first += height * width * per_cell
@@ -95,7 +95,7 @@ def test_cells_with_a_positive(model):
     chosen = assign(model.anchors, sample.boxes[None], sample.labels[None])[0]
     cells = positive_cells(model.anchor_spec, MAPS, sample)
     first = 0
-    for (height, width), k, found in zip(MAPS, TINY_SSD_ANCHORS.per_pixel, cells, strict=True):
+    for (height, width), k, found in zip(MAPS, TINY_SSD_ANCHORS.num_anchors_per_location, cells, strict=True):
         part = chosen[first : first + height * width * k]
         assert found == sorted({int(i) // k for i in (part >= 0).nonzero()})
         first += height * width * k
@@ -122,7 +122,9 @@ def test_positives_are_counted_as_one_would(model):
     batch = collate([scene(3), scene(0), scene(6, seed=1)])
     counts = count_positives(batch.boxes, batch.labels, TINY_SSD_ANCHORS, MAPS, 0.5)
     chosen = assign(model.anchors, batch.boxes, batch.labels)
-    ends = np.cumsum([h * w * k for (h, w), k in zip(MAPS, TINY_SSD_ANCHORS.per_pixel, strict=True)])
+    ends = np.cumsum(
+        [h * w * k for (h, w), k in zip(MAPS, TINY_SSD_ANCHORS.num_anchors_per_location, strict=True)]
+    )
     for n in range(3):
         for g in range(batch.labels.shape[1]):
             mine = (chosen[n] == g).nonzero()[:, 0].numpy()
@@ -154,7 +156,7 @@ def test_owners_sum_up_the_counts():
     assert (live.figure.threshold, live.figure.size) == (0, 6)
 
 
-def test_owners_of_pictures_without_objects():
+def test_owners_of_images_without_objects():
     batch = Batch(
         torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
         torch.zeros(2, 1, 4),

@@ -1,4 +1,4 @@
-"""The figure of NMS: its tables against nms, soft_nms and detect."""
+"""The figure of NMS: its tables against nms and detect."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from d2lmini import detect, nms, widgets
 from d2lmini.data import Synthetic
-from d2lmini.detect import Detections, soft_factor, soft_nms
+from d2lmini.detect import Detections, soft_factor
 from d2lmini.model import Predictions
 from d2lmini.widgets import prediction
 from tests.widget_tables import _value
@@ -20,11 +20,11 @@ CLASSES = 3
 
 @pytest.fixture(scope="module")
 def answers():
-    """Logits and offsets of two pictures over a grid of anchors; many boxes overlap, of several classes."""
+    """Logits and offsets of two images over a grid of anchors; many boxes overlap, of several classes."""
     generator = torch.Generator().manual_seed(1)
-    centre = torch.rand(60, 2, generator=generator) * 0.3 + 0.35
+    center = torch.rand(60, 2, generator=generator) * 0.3 + 0.35
     side = torch.rand(60, 2, generator=generator) * 0.2 + 0.2
-    anchors = torch.cat([centre - side / 2, centre + side / 2], 1)
+    anchors = torch.cat([center - side / 2, center + side / 2], 1)
     logits = 3 * torch.randn(2, 60, CLASSES + 1, generator=generator)
     return Predictions(logits, 0.5 * torch.randn(2, 60, 4, generator=generator)), anchors
 
@@ -100,9 +100,6 @@ def test_soft_factor_by_hand():
     assert_close(soft_factor(iou, "linear", 0.45), torch.tensor([1.0, 1.0, 0.5, 0.0]))
     gaussian = [math.exp(-(x**2) / 0.3) for x in iou.tolist()]
     assert_close(soft_factor(iou, "gaussian", sigma=0.3), torch.tensor(gaussian))
-    boxes = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5]]])
-    rows = soft_nms(boxes, torch.tensor([[0.9, 0.8]]), torch.ones(1, 2, dtype=torch.bool), "linear", 0.45)
-    assert_close(rows.scores, torch.tensor([[0.9, 0.4]]))
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +136,9 @@ def test_what_cannot_be_drawn_is_refused(answers):
     sample = Synthetic("scenes", count=1, size=64)[0]
     with pytest.raises(ValueError, match="choose from"):
         widgets.nms_stepper([sample] * 2, predictions, anchors, "abc", method="greedy")
-    with pytest.raises(ValueError, match="2 pictures for 1 samples"):
+    with pytest.raises(ValueError, match="2 images for 1 samples"):
         widgets.nms_stepper([sample], predictions, anchors, "abc")
     silent = predictions.logits.clone()
     silent[1, :, 0] = 50
-    with pytest.raises(ValueError, match="picture 1"):
+    with pytest.raises(ValueError, match="image 1"):
         widgets.nms_stepper([sample] * 2, predictions._replace(logits=silent), anchors, "abc")

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks import anatomy, curve
-from d2lmini import d2l as adapters
 from d2lmini import widgets
+from d2lmini.interop import d2l as adapters
 from d2lmini.widgets import speed
 
 SAME = SimpleNamespace(multibox_target=adapters.multibox_target)
@@ -67,13 +67,13 @@ def test_its_controls_reach_every_number(loops):
     slider, batch = loops.controls["objects"], loops.controls["batch"]
     assert (slider.min, slider.max, slider.value, loops.figure.objects) == (1, 50, 3, 3)
     assert (batch.index, loops.figure.batch) == (1, 1)
-    assert batch.options == ("1 picture", "8 pictures", "32 pictures")
+    assert batch.options == ("1 image", "8 images", "32 images")
     slider.value = 7
     assert loops.figure.objects == 7
 
 
 def test_the_caption_is_true(loops):
-    """Alone, a picture with one object gains nothing; a batch does, and most with many objects."""
+    """Alone, an image with one object gains nothing; a batch does, and most with many objects."""
     ratio = table(loops.figure.data["loops"]) / table(loops.figure.data["batched"])  # (B, O)
     assert ratio[0, 0] < 1.5
     assert ratio[-1].min() > 5
@@ -89,7 +89,7 @@ def test_a_number_that_was_not_measured(option, value):
 def test_the_fallback_has_both_panels(loops):
     left, right = loops.fallback.axes
     assert [line.get_label() for line in left.lines] == ["loops", "batched"]
-    assert [line.get_label() for line in right.lines] == ["1 picture", "8 pictures", "32 pictures"]
+    assert [line.get_label() for line in right.lines] == ["1 image", "8 images", "32 images"]
 
 
 # ---------------------------------------------------------------- where the time goes
@@ -142,7 +142,7 @@ def test_a_curve_is_not_drawn_of_other_answers():
 
 def test_the_curve_is_kept_with_its_machine(tmp_path, monkeypatch):
     monkeypatch.setattr(curve.peer, "load", lambda: SAME)
-    monkeypatch.setattr(curve.runtime, "keep_allocations", lambda: False)
+    monkeypatch.setattr(curve.devices, "disable_malloc_trim", lambda: False)
     monkeypatch.setattr(curve, "OBJECTS", (1, 2))
     monkeypatch.setattr(curve, "BATCHES", (1,))
     assert curve.main(["--rounds", "1", "--out", str(tmp_path)]) == 0

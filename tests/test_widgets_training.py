@@ -72,20 +72,20 @@ def test_truth_is_padded_and_shapes_do_not_depend_on_training(live):
 
 
 def test_controls_drive_the_figure(live):
-    assert (live.figure.epoch, live.figure.picture) == (1, 0)
+    assert (live.figure.epoch, live.figure.image) == (1, 0)
     live.controls["epoch"].value = 2
-    live.controls["picture"].index = 1
-    assert (live.figure.epoch, live.figure.picture) == (2, 1)
+    live.controls["image"].index = 1
+    assert (live.figure.epoch, live.figure.image) == (2, 1)
 
 
-def test_a_picture_without_objects_can_be_watched():
+def test_an_image_without_objects_can_be_watched():
     live = widgets.training_replay([SCENES[4]], [[found(3, 0)]], HISTORY[:1], names=["empty"], start=0)
     assert not table(live.figure, "iou").any()
-    assert live.controls["picture"].options == ("empty",)
+    assert live.controls["image"].options == ("empty",)
 
 
 def test_what_does_not_belong_together_is_refused():
     with pytest.raises(ValueError, match="3 frames for 2 rows"):
         widgets.training_replay(SAMPLES, FRAMES, HISTORY[:2])
-    with pytest.raises(ValueError, match="frame 0 is of 2 pictures, but there are 1"):
+    with pytest.raises(ValueError, match="frame 0 is of 2 images, but there are 1"):
         widgets.training_replay(SAMPLES[:1], FRAMES, HISTORY)

@@ -2,7 +2,7 @@
 
 nbval compares what cells print, and never looks at widgets: a figure could go on showing the numbers of a
 formula that has changed since. Here a figure is taken apart into its models (drawing, controls, links) and
-compared with what the same notebook gives now: floats and decoded pictures nearly, all else exactly.
+compared with what the same notebook gives now: floats and decoded images nearly, all else exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STATE = "application/vnd.jupyter.widget-state+json"
 REFERENCE = re.compile(r"IPY_MODEL_([0-9a-f]{32})$")
 
 ATOL, RTOL = 3e-3, 3e-3  # of floats: another processor, or thread count, adds up in another order
-LEVELS = 2.0  # of pictures: mean difference of their pixels, out of 255
+LEVELS = 2.0  # of images: mean difference of their pixels, out of 255
 SCRIPTS = ("_esm", "_css")  # as long as a file: told, not shown
 
 Models = dict[str, dict[str, Any]]
@@ -46,7 +46,7 @@ def models(shown: Iterable[str], state: Mapping[str, Any]) -> Models:
     """Every model that a reader can meet, by its place in the page instead of its random id.
 
     The place of a shown widget is "figure 1", of its first child "figure 1.children[0]". Buffers are
-    decoded: tables are arrays, pictures images. The links between models are one more entry, "links".
+    decoded: tables are arrays, images images. The links between models are one more entry, "links".
     """
     places: dict[str, str] = {}
     for number, model_id in enumerate(shown, start=1):
@@ -115,7 +115,7 @@ def _decoded(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(value: Any) -> Any:
-    """A table as an array, a picture as an image, anything else as it is."""
+    """A table as an array, an image as an image, anything else as it is."""
     if isinstance(value, dict) and "dtype" in value:
         return np.frombuffer(value["bytes"], value["dtype"]).reshape(value["shape"])
     if isinstance(value, dict) and "mime" in value:
@@ -128,7 +128,7 @@ def _outline(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return f"{value.dtype.str} {list(value.shape)}"
     if isinstance(value, Image.Image):
-        return f"picture {value.size}"
+        return f"image {value.size}"
     if isinstance(value, dict):
         return {key: _outline(item) for key, item in value.items()}
     return type(value).__name__
@@ -151,7 +151,7 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
     elif isinstance(old, np.ndarray) and isinstance(new, np.ndarray):
         yield from _table_differences(old, new, at)
     elif isinstance(old, Image.Image) and isinstance(new, Image.Image):
-        yield from picture_differences(old, new, at)
+        yield from image_differences(old, new, at)
     elif not _alike(old, new):
         short = at.endswith(SCRIPTS)
         yield f"{at} is an older version" if short else f"{at} was {_brief(old)}, is {_brief(new)}"
@@ -182,11 +182,11 @@ def _table_differences(old: np.ndarray, new: np.ndarray, at: str) -> Iterator[st
         )
 
 
-def picture_differences(old: Image.Image, new: Image.Image, at: str, levels: float = LEVELS) -> Iterator[str]:
-    """Yield a line when two pictures differ in size, or by more than so many levels on average."""
+def image_differences(old: Image.Image, new: Image.Image, at: str, levels: float = LEVELS) -> Iterator[str]:
+    """Yield a line when two images differ in size, or by more than so many levels on average."""
     if old.size != new.size:
-        yield f"{at} was a picture of {old.size}, is one of {new.size}"
+        yield f"{at} was an image of {old.size}, is one of {new.size}"
         return
     distance = np.abs(np.asarray(old, np.float32) - np.asarray(new, np.float32)).mean()
     if distance > levels:
-        yield f"{at}: the pictures differ by {distance:.1f} levels on average, {levels} are allowed"
+        yield f"{at}: the images differ by {distance:.1f} levels on average, {levels} are allowed"

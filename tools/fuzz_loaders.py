@@ -2,7 +2,7 @@
 
     python tools/fuzz_loaders.py --inputs 100000
 
-Each input is a sound VOC or COCO folder, picture, table, list or archive with a few bytes or values changed.
+Each input is a sound VOC or COCO folder, image, table, list or archive with a few bytes or values changed.
 The loader has to give samples whose boxes and labels make sense, or raise ValueError with the name of the
 file, within seconds. What does neither is counted by place and kept (`--keep`). Same seed, same inputs.
 """
@@ -31,8 +31,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from d2lmini.data import bananas, open_folder
-from d2lmini.data.images import FITS, read_image, read_square
+from d2lmini.data import open_folder
+from d2lmini.data.download import unpack
+from d2lmini.data.images import RESIZE_MODES, read_image, read_square
 
 SECONDS = 20  # of work: more is a hang
 PATIENCE = 300  # seconds without work: waiting for ever is one, too, but a busy machine is not
@@ -59,17 +60,17 @@ class Target(NamedTuple):
 
 
 def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (40, 20), **options: Any) -> bytes:
-    """A small picture as a file."""
-    picture, file = Image.linear_gradient("L").resize(size), io.BytesIO()
+    """A small image as a file."""
+    image, file = Image.linear_gradient("L").resize(size), io.BytesIO()
     if mode == "I;16":
-        picture = Image.frombytes("I;16", size, bytes(range(200)) * (2 * size[0] * size[1] // 200))
+        image = Image.frombytes("I;16", size, bytes(range(200)) * (2 * size[0] * size[1] // 200))
     else:
-        picture = picture.convert("RGB").convert(mode)
-    picture.save(file, kind, **options)
+        image = image.convert("RGB").convert(mode)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
-def pictures() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     """A file of every kind that is read."""
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -153,23 +154,23 @@ def check(data: Any) -> None:
 
 def load_folder(root: Path, draw: random.Random) -> None:
     split, skip = draw.choice(["all", "all", "train", "val"]), draw.random() < 0.3
-    check(open_folder(root, split, size=16, fit=draw.choice(FITS), skip_bad=skip))
+    check(open_folder(root, split, size=16, resize_mode=draw.choice(RESIZE_MODES), skip_bad=skip))
 
 
-def load_pictures(root: Path, draw: random.Random) -> None:
+def load_images(root: Path, draw: random.Random) -> None:
     (path,) = root.iterdir()
-    picture = read_image(path)
-    assert picture.mode == "RGB"
-    assert min(picture.size) > 0
-    small = read_square(path, (4, 4), draw.choice(FITS))
+    image = read_image(path)
+    assert image.mode == "RGB"
+    assert min(image.size) > 0
+    small = read_square(path, (4, 4), draw.choice(RESIZE_MODES))
     assert small.pixels.shape == (3, 4, 4)
-    assert small.picture == picture.size
+    assert small.image == image.size
 
 
 def load_archive(root: Path, draw: random.Random) -> None:
     """Nothing may be written but below the target."""
     try:
-        bananas.unpack(root / "archive.zip", root / "out")
+        unpack(root / "archive.zip", root / "out")
     finally:
         assert {path.name for path in root.iterdir()} <= {"archive.zip", "out"}
         assert not (root.parent / "evil").exists()
@@ -271,13 +272,13 @@ def prepare(root: Path) -> dict[str, Target]:
         for path, data in files.items():
             (root / name / path).parent.mkdir(parents=True, exist_ok=True)
             (root / name / path).write_bytes(data)
-    for name in ("picture", "archive"):
+    for name in ("image", "archive"):
         (root / name).mkdir()
     return {
         "voc": Target(voc() | still, load_folder),
         "coco": Target(coco() | still, load_folder),
         "table": Target(table(), load_folder),
-        "picture": Target(pictures(), load_pictures),
+        "image": Target(images(), load_images),
         "archive": Target(archive(), load_archive),
     }
 
@@ -306,7 +307,7 @@ def attempt(name: str, target: Target, root: Path, draw: random.Random) -> tuple
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if name == "picture":
+        if name == "image":
             path.unlink()
         else:
             path.write_bytes(target.files[file])

@@ -1,8 +1,8 @@
-"""Does the live page find what Python finds? Pictures of every kind through both, and what differs.
+"""Does the live page find what Python finds? Images of every kind through both, and what differs.
 
-    python -m tools.live_parity [--count 300] [--engine simd] [--fit letterbox]
+    python -m tools.live_parity [--count 300] [--engine simd] [--resize-mode letterbox]
 
-Each picture is a file that a reader might drop into the page: generated scenes as PNG, JPEG, WebP or GIF, of
+Each image is a file that a reader might drop into the page: generated scenes as PNG, JPEG, WebP or GIF, of
 odd sizes, turned by EXIF, with alpha, grey, with a palette, CMYK, animated. Python reads it by `read_image`,
 the page with the browser's own decoder; then come the same network and the same NMS. Needs Chromium.
 """
@@ -26,8 +26,8 @@ from PIL import Image
 
 from d2lmini import detect, pretrained
 from d2lmini.data import Synthetic
-from d2lmini.data.images import FITS, read_image, to_tensor
-from d2lmini.export import inference_model, save_page
+from d2lmini.data.images import RESIZE_MODES, read_image, to_tensor
+from d2lmini.interop.export import inference_model, save_page
 from tools.look import CHROMIUM, NO_CHROMIUM, chromium
 
 if TYPE_CHECKING:
@@ -38,67 +38,67 @@ SCORE, IOU = 0.5, 0.45  # where the page's sliders stand at first
 PLAIN = "WebAssembly.instantiate = () => Promise.reject(new Error('refused'))"
 NO_WORKER = "delete globalThis.Worker"
 FOUND = """() => {
-  const { picture, answers, result, engine } = document.querySelector(".d2l-app").state();
+  const { image, answers, result, engine } = document.querySelector(".d2l-app").state();
   const packed = (array) => {
     let text = "";
     for (const byte of new Uint8Array(array.buffer)) text += String.fromCharCode(byte);
     return btoa(text);
   };
   return {
-    engine, ms: answers.ms, size: [picture.width, picture.height],
-    rgba: packed(picture.rgba), logits: packed(answers.logits), offsets: packed(answers.offsets),
+    engine, ms: answers.ms, size: [image.width, image.height],
+    rgba: packed(image.rgba), logits: packed(answers.logits), offsets: packed(answers.offsets),
     found: result.found.map(({ box, score, label }) => [...box, score, label]),
   };
 }"""
 READ = """(name) => {
   const app = document.querySelector(".d2l-app"), said = app.dataset.state;
-  return app.state?.().picture?.name === name || (said.startsWith(`${name}: `) && !said.includes("looking"));
+  return app.state?.().image?.name === name || (said.startsWith(`${name}: `) && !said.includes("looking"));
 }"""
 
 
-# ---------------------------------------------------------------- pictures of every kind
+# ---------------------------------------------------------------- images of every kind
 
 
 def files(count: int, folder: Path) -> Iterator[Path]:
-    """Write `count` pictures, each of another kind than the one before; yield their paths."""
+    """Write `count` images, each of another kind than the one before; yield their paths."""
     scenes = Synthetic("scenes", count=count, size=256, split="val")
     kinds = list(KINDS)
     for i in range(count):
         pixels = Image.fromarray(scenes[i].image.permute(1, 2, 0).numpy())
         kind = kinds[i % len(kinds)]
         width, height = SIDES[(i // len(kinds)) % len(SIDES)]
-        picture = pixels.resize((width, height), Image.Resampling.LANCZOS)
-        suffix, data = KINDS[kind](picture, i)
+        image = pixels.resize((width, height), Image.Resampling.LANCZOS)
+        suffix, data = KINDS[kind](image, i)
         path = folder / f"{i:03}-{kind}.{suffix}"
         path.write_bytes(data)
         yield path
 
 
-def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+def saved(image: Image.Image, form: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def turned(picture: Image.Image, number: int) -> bytes:
+def turned(image: Image.Image, number: int) -> bytes:
     """With an EXIF orientation from 1 to 8."""
     exif = Image.Exif()
     exif[0x0112] = number % 8 + 1
-    return saved(picture, "JPEG", quality=90, exif=exif)
+    return saved(image, "JPEG", quality=90, exif=exif)
 
 
-def see_through(picture: Image.Image) -> Image.Image:
+def see_through(image: Image.Image) -> Image.Image:
     """With alpha that falls from the left to the right, and a hole."""
-    alpha = np.tile(np.linspace(255, 60, picture.width).astype(np.uint8), (picture.height, 1))
-    alpha[: picture.height // 4, : picture.width // 4] = 0
-    result = picture.convert("RGBA")
+    alpha = np.tile(np.linspace(255, 60, image.width).astype(np.uint8), (image.height, 1))
+    alpha[: image.height // 4, : image.width // 4] = 0
+    result = image.convert("RGBA")
     result.putalpha(Image.fromarray(alpha))
     return result
 
 
-def deep(picture: Image.Image) -> Image.Image:
+def deep(image: Image.Image) -> Image.Image:
     """Grey in 16 bits."""
-    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    return Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
 
 
 KINDS = {
@@ -143,11 +143,11 @@ class Outcome(NamedTuple):
 
 
 class Checker:
-    """Python's side: the network that the page holds, and how pictures get into its square."""
+    """Python's side: the network that the page holds, and how images get into its square."""
 
-    def __init__(self, fit: str = "stretch") -> None:
+    def __init__(self, resize_mode: str = "stretch") -> None:
         self.model, info = pretrained("scenes")
-        self.info = replace(info, fit=fit)
+        self.info = replace(info, resize_mode=resize_mode)
         self.small = inference_model(self.model)
 
     def boxes(self, pixels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +168,7 @@ class Checker:
         height, width = self.small.image_size
         raw = np.frombuffer(base64.b64decode(seen["rgba"]), np.uint8).reshape(height, width, 4)[..., :3]
         theirs = torch.from_numpy(raw.copy()).permute(2, 0, 1)
-        mine = to_tensor(read_image(path), (height, width), self.info.fit)
+        mine = to_tensor(read_image(path), (height, width), self.info.resize_mode)
         answers, engine_rows = self.boxes(theirs)
         count = len(answers)
         parts = [
@@ -198,13 +198,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--engine", choices=("simd", "plain", "no-worker"), default="simd")
-    parser.add_argument("--fit", choices=FITS, default="stretch")
+    parser.add_argument("--resize-mode", choices=RESIZE_MODES, default="stretch")
     options = parser.parse_args()
     if CHROMIUM is None:
         print(NO_CHROMIUM, file=sys.stderr)
         return 1
     torch.set_num_threads(1)
-    checker, outcomes = Checker(options.fit), []
+    checker, outcomes = Checker(options.resize_mode), []
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         page = Path(name, "page.html")
         save_page(page, checker.model, checker.info)
@@ -239,7 +239,7 @@ def report(outcomes: list[Outcome]) -> None:
     print(
         f"{len(outcomes)} files, {outcomes[0].engine}: the same detections from file to box in {same}, on the"
     )
-    print(f"page's own pixels in {engine}; logits within {far:.1e}; {middle:.0f} ms a picture")
+    print(f"page's own pixels in {engine}; logits within {far:.1e}; {middle:.0f} ms an image")
 
 
 if __name__ == "__main__":

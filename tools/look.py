@@ -198,16 +198,16 @@ def on_a_phone(browser: Browser, start: str, page: str) -> Visit:
 
 
 def without_scripts(browser: Browser, start: str, page: str) -> list[tuple[bool, bool]]:
-    """Visit a page with scripts off; return for each live figure whether picture and caption are seen."""
+    """Visit a page with scripts off; return for each live figure whether image and caption are seen."""
     context = browser.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto(f"{start}/{page}")
     found = []
     for figure in tab.locator("figure.live").all():
-        picture, caption = figure.locator("img.still"), figure.locator("figcaption")
-        picture.scroll_into_view_if_needed()
-        tall = (picture.bounding_box() or {}).get("height", 0) > 100
-        found.append((picture.is_visible() and tall, caption.is_visible() and bool(caption.text_content())))
+        image, caption = figure.locator("img.still"), figure.locator("figcaption")
+        image.scroll_into_view_if_needed()
+        tall = (image.bounding_box() or {}).get("height", 0) > 100
+        found.append((image.is_visible() and tall, caption.is_visible() and bool(caption.text_content())))
     context.close()
     return found
 

@@ -1,8 +1,8 @@
-"""Draw the README's picture: what a trained detector finds in the first held-out pictures.
+"""Draw the README's image: what a trained detector finds in the first held-out images.
 
     python tools/readme_picture.py runs/bananas/best.safetensors --data bananas
 
-The detector sees the pictures at its own size; they are shown at 256 pixels. Nothing is chosen by hand.
+The detector sees the images at its own size; they are shown at 256 pixels. Nothing is chosen by hand.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from d2lmini import detect, load_model, predict, show
+from d2lmini import detect, load_model, plots, predict_batched
 from d2lmini.data import open_data
 
-PICTURE = Path(__file__).resolve().parents[1] / "chapters" / "detections.png"
+IMAGE = Path(__file__).resolve().parents[1] / "chapters" / "detections.png"
 
 
 def main() -> None:
-    """Detect in the first pictures of the validation set and write the sheet."""
+    """Detect in the first images of the validation set and write the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", help="a checkpoint")
     parser.add_argument("--data", default="bananas")
@@ -31,11 +31,11 @@ def main() -> None:
     samples = [dataset[i] for i in range(options.count)]
     images = torch.stack([s.image for s in samples]).float().div(255)
     images = F.interpolate(images, model.image_size, mode="area")
-    ((_, predictions),) = predict(model, images)
+    predictions = predict_batched(model, images)
     found = [d.at_least(0.5) for d in detect(*predictions, model.anchors)]
-    sheet = show.contact_sheet(samples, info.classes, columns=8, detections=found, cell=150)
-    show.save(sheet, PICTURE)
-    print(f"{options.count} pictures → {PICTURE}")
+    sheet = plots.contact_sheet(samples, info.classes, columns=8, detections=found, cell=150)
+    plots.save(sheet, IMAGE)
+    print(f"{options.count} images → {IMAGE}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from nbformat import NotebookNode
 from PIL import Image
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-CELL_KEYS = ("tags", "mystnb")  # the latter holds the alternative text of pictures
-LARGE = 100_000  # characters of a picture from which on it is stored with 256 colours
+CELL_KEYS = ("tags", "mystnb")  # the latter holds the alternative text of images
+LARGE = 100_000  # characters of an image from which on it is stored with 256 colours
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 MODEL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
@@ -46,22 +46,22 @@ def run(path: Path, timeout: int) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
-    replace(path, nbformat.writes(normalised(notebook, path.stem)) + "\n")
+    replace(path, nbformat.writes(normalized(notebook, path.stem)) + "\n")
 
 
-def normalised(notebook: NotebookNode, name: str) -> NotebookNode:
+def normalized(notebook: NotebookNode, name: str) -> NotebookNode:
     """Return the executed notebook without anything that another run would write differently."""
     notebook.nbformat_minor = 5
     notebook.metadata.get("language_info", {}).pop("version", None)
     for number, cell in enumerate(notebook.cells):
         cell.setdefault("id", f"cell-{number}")
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k in CELL_KEYS})
-        shrink_pictures(cell)
+        shrink_images(cell)
     return renumber_widgets(notebook, name)
 
 
-def shrink_pictures(cell: NotebookNode) -> None:
-    """Store large pictures (of photographs, mostly) with 256 colours: a quarter of the bytes."""
+def shrink_images(cell: NotebookNode) -> None:
+    """Store large images (of photographs, mostly) with 256 colours: a quarter of the bytes."""
     for output in cell.get("outputs", []):
         text = output.get("data", {}).get("image/png", "")
         if len(text) < LARGE:

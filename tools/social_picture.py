@@ -1,4 +1,4 @@
-"""Draw the picture that chat programs and social sites show beside a link to the book (1200 × 630).
+"""Draw the image that chat programs and social sites show beside a link to the book (1200 × 630).
 
     python tools/social_picture.py
 
@@ -19,8 +19,8 @@ from PIL import Image
 from d2lmini import Detections, detect, pretrained
 from d2lmini.data import Synthetic
 
-PICTURE = Path(__file__).resolve().parents[1] / "_ext" / "page" / "social.jpg"
-COLOURS = ("#0072b2", "#c24e00", "#007d5b", "#a8447f", "#8a6d00", "#4b4b4b")
+IMAGE = Path(__file__).resolve().parents[1] / "_ext" / "page" / "social.jpg"
+COLORS = ("#0072b2", "#c24e00", "#007d5b", "#a8447f", "#8a6d00", "#4b4b4b")
 DPI = 100
 
 
@@ -41,8 +41,8 @@ def main() -> None:
     figure.text(0.05, 0.36, lines, fontsize=27, color="#1c1c1c", linespacing=1.4)
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI)
-    Image.open(buffer).convert("RGB").save(PICTURE, quality=88, optimize=True)
-    print(f"{PICTURE}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    Image.open(buffer).convert("RGB").save(IMAGE, quality=88, optimize=True)
+    print(f"{IMAGE}: {IMAGE.stat().st_size / 1000:.0f} kB")
 
 
 def draw_boxes(panel: Axes, found: Detections, classes: tuple[str, ...]) -> None:
@@ -51,8 +51,8 @@ def draw_boxes(panel: Axes, found: Detections, classes: tuple[str, ...]) -> None
         found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
     ):
         x0, y0, x1, y1 = box
-        colour = COLOURS[label % len(COLOURS)]
-        panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=3.5))
+        color = COLORS[label % len(COLORS)]
+        panel.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=3.5))
         panel.text(
             x0,
             max(y0, 0.045),
@@ -60,7 +60,7 @@ def draw_boxes(panel: Axes, found: Detections, classes: tuple[str, ...]) -> None
             fontsize=13,
             color="white",
             va="bottom",
-            backgroundcolor=colour,
+            backgroundcolor=color,
         )
 
 

@@ -2,9 +2,9 @@
 
     python tools/train_weights.py [--seed 0] [--work runs/weights]
 
-The run is the recipe `scenes`, with nothing added (a quarter of an hour on two processor cores);
+The run is the recipe `scenes`, with nothing added (a quarter of an hour on two CPU cores);
 interrupted, it goes on where it was. Weights of convolutions are rounded to float16, which halves the
-file; the scores in its header are those of the rounded network on 500 pictures that it never saw.
+file; the scores in its header are those of the rounded network on 500 images that it never saw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from d2lmini import __version__, data, runtime, train
+from d2lmini import __version__, data, fit, transfer, validate
 from d2lmini.checkpoint import ModelInfo, save_model
 from d2lmini.model import TinySSD
 
@@ -37,19 +37,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("runs/weights"), help="folder of the run")
     options = parser.parse_args()
-    recipe = train.recipe("scenes")
+    recipe = transfer.recipe("scenes")
     config = dataclasses.replace(recipe.config, seed=options.seed)
-    if config.keep_allocations:
-        runtime.keep_allocations()
     classes = data.PRESETS["scenes"]
     parts = (("train", recipe.count), ("val", HELD_OUT))
     training, held_out = (
         data.load(data.open_data("scenes", part, size=recipe.image_size, count=count))
         for part, count in parts
     )
-    result = train.fit(training, held_out, classes, config, out=options.work, resume=True)
+    result = fit(training, held_out, classes, config, out=options.work, resume=True)
     model = rounded(result.model.float()).float()  # rounded, then computed with as ever
-    metrics, _, _ = train.validate(model, held_out, classes, precision="float32")
+    metrics, _, _ = validate(model, held_out, classes, precision="float32")
     notes = {
         "recipe": "scenes",
         "seed": options.seed,

@@ -1,7 +1,7 @@
-// On pages with live figures, and before anything else there. A figure starts as a still picture; when it has drawn
+// On pages with live figures, and before anything else there. A figure starts as a still image; when it has drawn
 // itself, both change places. The controls get the names and values that a screen reader needs.
 (() => {
-  const PATIENCE = 20000; // ms after which the picture stays and the page stops keeping room for the figure
+  const PATIENCE = 20000; // ms after which the image stays and the page stops keeping room for the figure
   document.documentElement.classList.add("scripts"); // live.css keeps room only where scripts run
 
   /** Whether every drawing of a figure has said what it shows, which it does when it has drawn. */

@@ -1,8 +1,8 @@
-"""Pictures with boxes: generated ones, D2L's bananas, folders of your own, and what is done to them.
+"""Images with boxes: generated ones, D2L's bananas, folders of your own, and their augmentation.
 
 Every data set has `classes` (names), a length, a `size`, and gives a `Sample` for an index. `open_data`
-finds one by name or path; `load` brings it into memory as one `Batch`, `Streamed` reads it ahead where it
-does not fit. `d2lmini.train.fit` takes either.
+finds one by name or path. `load` brings it into memory as one `Batch`; `LoaderSource` reads from disk what
+does not fit there. `d2lmini.train.fit` takes either.
 """
 
 from __future__ import annotations
@@ -12,33 +12,30 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from d2lmini.data import bananas
 from d2lmini.data.augment import AugmentConfig, augment_batch
-from d2lmini.data.bananas import Bananas, download
-from d2lmini.data.feed import Feed, Held, Streamed, as_feed, fits_in_memory, load
 from d2lmini.data.files import DataError, DataWarning
 from d2lmini.data.folders import open_folder
-from d2lmini.data.samples import Batch, Sample, collate, concatenate
+from d2lmini.data.samples import Batch, GroundTruth, Sample, collate
 from d2lmini.data.scenes import CLASSES as PRESETS
+from d2lmini.data.sources import BatchSource, InMemorySource, LoaderSource, load
 from d2lmini.data.synthetic import Synthetic
 
 __all__ = [
     "PHOTOGRAPHS",
     "PRESETS",
     "AugmentConfig",
-    "Bananas",
     "Batch",
+    "BatchSource",
     "DataError",
     "DataWarning",
-    "Feed",
-    "Held",
+    "GroundTruth",
+    "InMemorySource",
+    "LoaderSource",
     "Sample",
-    "Streamed",
     "Synthetic",
-    "as_feed",
     "augment_batch",
     "collate",
-    "concatenate",
-    "fits_in_memory",
     "load",
     "open_data",
     "open_folder",
@@ -54,12 +51,12 @@ def open_data(
     size: int = 256,
     count: int | None = None,
     seed: int = 0,
-    fit: str = "stretch",
+    resize_mode: str = "stretch",
     **options: Any,
 ) -> Dataset[Sample]:
     """A data set by name: "bananas" or "scenes" (generated), "d2l-bananas" (downloaded), or a folder's path.
 
-    `size` is the side of the square pictures in pixels, `fit` how photographs get into it ("stretch",
+    `size` is the side of the square images in pixels, `resize_mode` how photographs get into it ("stretch",
     "letterbox"); `count` how many are generated (1000 for training, 200 for validation if left out) and
     has no meaning for photographs. `options` are those of `open_folder`, and for folders only. Raises
     ValueError naming what was asked for and what there is.
@@ -70,9 +67,9 @@ def open_data(
         count = (1000 if split == "train" else 200) if count is None else count
         return Synthetic(name, count=count, size=size, split=split, seed=seed)
     if name == PHOTOGRAPHS:
-        return Bananas(download(), split, size, fit)
+        return open_folder(bananas.download(), split, size=size, resize_mode=resize_mode)
     if Path(name).is_dir():
-        return open_folder(name, split=split, size=size, seed=seed, fit=fit, **options)
+        return open_folder(name, split, size=size, seed=seed, resize_mode=resize_mode, **options)
     raise ValueError(
         f"no data called {name!r}: give {' or '.join(PRESETS)} (generated), {PHOTOGRAPHS} (downloaded), or "
         "the path of a folder"

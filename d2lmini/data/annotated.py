@@ -1,40 +1,42 @@
-"""Pictures on disk with boxes in pixels, whatever file said so, as a data set of samples."""
+"""Annotated images on disk: what every reader of a format returns, and a data set of samples made of it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from operator import index as as_index
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2lmini.data.files import DataError
 from d2lmini.data.images import placement, read_square
 from d2lmini.data.samples import Sample
 
-SLACK = 1.0  # pixels by which a box may reach out of its picture: tools round, and count from 0 or 1
+MAX_OUTSIDE = 1.0  # pixels by which a box may reach out of its image: tools round, and count from 0 or 1
 SIZES = (16, 4096)
+EXPECTED = (
+    "expected PASCAL VOC (a folder Annotations of XML files, images in JPEGImages or images) or "
+    "COCO (a JSON file of instances, here or in annotations, and a folder of images)"
+)
 
 Edges = tuple[float, float, float, float]
 
 
 class Object(NamedTuple):
-    """One annotated object: its class, its left, top, right and bottom edges in pixels from 0."""
+    """One annotated object: its class, and its left, top, right and bottom edges in pixels from 0."""
 
     name: str
     edges: Edges
 
 
 class Entry(NamedTuple):
-    """One annotated picture: its file, its objects, and who says so.
+    """One annotated image: its file and its objects.
 
-    `size` is the (width, height) that the annotation gives, if any; `where` names the annotation in
-    messages.
+    `where` names the annotation in messages; `size` is the (width, height) that it gives, if any.
     """
 
     image: Path
@@ -44,8 +46,8 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How annotations are read, and what is said about it on the way.
+class LoadOptions:
+    """How annotations are read, and what is noted on the way.
 
     `difficult`: keep objects marked as difficult or as crowd. `faults`: where to note what had to be
     skipped; None: raise it. `notes`: sentences on what is left out by design.
@@ -55,37 +57,59 @@ class Reading:
     faults: list[str] | None = None
     notes: list[str] = field(default_factory=list)
 
+    def silent(self) -> LoadOptions:
+        """The same options with faults and notes of their own, which nobody is shown."""
+        return LoadOptions(self.difficult, None if self.faults is None else [])
+
     def note_left_out(self, count: int, root: Path) -> None:
-        """Say how many objects were left out because they are marked."""
+        """Note how many objects are left out because they are marked."""
         if count:
             self.notes.append(
                 f"{root}: {count} objects marked as difficult or crowd are left out (difficult keeps them)"
             )
 
+    def note_unannotated(self, images: Collection[Path], root: Path) -> None:
+        """Note images without annotation: they are not used, and may have been forgotten."""
+        if images:
+            count, one = len(images), min(images).name
+            self.notes.append(f"{root}: {count} images have no annotation and are not used, {one} for one")
+
 
 class Found(NamedTuple):
-    """Entries, all class names, and whether the entries are already those of the split."""
+    """What a reader found in a folder: the parts that it is divided into, and the names of all classes.
 
-    entries: list[Entry]
+    `parts` has a function for every split that the folder itself knows, "train", "val" or "test", and for
+    "trainval", which is still to be divided. It gives the entries, or raises DataError where one has a fault.
+    A folder that is not divided has only "all". In any other, "all" may be left out if it is the sum of the
+    parts.
+    """
+
+    parts: dict[str, Callable[[LoadOptions], list[Entry]]]
     classes: set[str]
-    divided: bool
+
+    def entries(self, part: str, options: LoadOptions) -> list[Entry]:
+        """The entries of a part, or "all"; KeyError for a part that is not there."""
+        if part == "all" and part not in self.parts:
+            return [entry for read in self.parts.values() for entry in read(options)]
+        return self.parts[part](options)
 
 
-class AnnotatedPictures(Dataset[Sample]):
-    """Pictures on disk as samples of `size` by `size` pixels.
+class AnnotatedImages(Dataset[Sample]):
+    """Images on disk as samples of `size` by `size` pixels.
 
-    A picture is turned upright by its EXIF orientation, which is how its boxes are meant. `fit` says how
-    it gets into the square. "stretch" fits both sides to `size`: all pixels are used, boxes in [0, 1]
-    stay as they are, but shapes change with the picture's. "letterbox" keeps shapes, shrinks the longer
+    An image is turned upright by its EXIF orientation, which is how its boxes are meant. `resize_mode` says
+    how it gets into the square. "stretch" scales both sides to `size`: all pixels are used, boxes in [0, 1]
+    stay as they are, but shapes change with the image's. "letterbox" keeps shapes, scales the longer
     side to `size` and leaves bands, so that objects get smaller and boxes move (`images.placement`). A
-    box may reach 1 pixel out of the picture and is then cut to it; nothing else is mended. Pictures are
+    box may reach 1 pixel out of the image and is then clipped to it; nothing else is mended. Images are
     read when asked for. `notes` are sentences on what the data set leaves out, `skipped` the faults for
-    which `skip_bad` left something out (`folders.open_folder`).
+    which `skip_bad` left something out, `split_record` says how the folder was divided
+    (`folders.open_folder`).
 
-    Raises ValueError for a size out of range, an unknown `fit` and a class twice. Indexing raises
-    IndexError outside the set, and DataError (a ValueError) for a picture that cannot be read, an object
-    of unknown class, a box that is reversed, empty, not finite or outside, and an annotation for a
-    picture of another size; it names the file, the annotation and the object.
+    Raises ValueError for a size out of range, an unknown `resize_mode` and a class twice. Indexing raises
+    IndexError outside the set, and DataError (a ValueError) for an image that cannot be read, an object
+    of unknown class, a box that is reversed, empty, not finite or outside, and an annotation for an
+    image of another size; it names the file, the annotation and the object.
     """
 
     def __init__(
@@ -93,18 +117,19 @@ class AnnotatedPictures(Dataset[Sample]):
         entries: Sequence[Entry],
         classes: Sequence[str],
         size: int = 256,
-        fit: str = "stretch",
+        resize_mode: str = "stretch",
         notes: Sequence[str] = (),
-        skipped: Sequence[str] = (),
+        split_record: dict[str, Any] | None = None,
     ) -> None:
         if not isinstance(size, int) or not SIZES[0] <= size <= SIZES[1]:
             raise ValueError(f"size is {size!r}: choose a whole number from {SIZES[0]} to {SIZES[1]}")
-        placement((1, 1), (1, 1), fit)
+        placement((1, 1), (1, 1), resize_mode)
         if len(set(classes)) != len(classes):
             raise ValueError(f"classes {list(classes)} name one class twice: leave one out")
         self.entries, self.classes = tuple(entries), tuple(classes)
-        self.size, self.fit = size, fit
-        self.notes, self.skipped = tuple(notes), tuple(skipped)
+        self.size, self.resize_mode = size, resize_mode
+        self.notes, self.split_record = tuple(notes), split_record
+        self.skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -114,14 +139,17 @@ class AnnotatedPictures(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
         entry, size = self.entries[index], (self.size, self.size)
-        pixels, picture = read_square(entry.image, size, self.fit)
-        check_size(entry, picture)
-        boxes = [fit_box(entry, i, picture) for i in range(len(entry.objects))]
-        labels = [self._label(entry, i) for i in range(len(entry.objects))]
-        place = placement(picture, size, self.fit)
-        fitted = place.into_square(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)).float()
-        check_solid(entry, fitted)
-        return Sample(pixels, fitted, torch.tensor(labels, dtype=torch.int64))
+        pixels, image_size = read_square(entry.image, size, self.resize_mode)
+        check_size(entry, image_size)
+        numbers = range(len(entry.objects))
+        boxes = torch.tensor([_normalize(entry, i, image_size) for i in numbers], dtype=torch.float64)
+        place = placement(image_size, size, self.resize_mode)
+        boxes = place.into_square(boxes.reshape(-1, 4)).float()  # (G, 4)
+        for i in (boxes[:, 2:] <= boxes[:, :2]).any(dim=1).nonzero():  # in float32: it has no logarithm
+            raise _box_error(entry, int(i), "is too thin")
+        return Sample(
+            pixels, boxes, torch.tensor([self._label(entry, i) for i in numbers], dtype=torch.int64)
+        )
 
     def _label(self, entry: Entry, number: int) -> int:
         name = entry.objects[number].name
@@ -134,52 +162,44 @@ class AnnotatedPictures(Dataset[Sample]):
 
 
 def check_size(entry: Entry, found: tuple[int, int]) -> None:
-    """Raise DataError if the annotation was made for a picture of another (width, height)."""
+    """Raise DataError if the annotation was made for an image of another (width, height)."""
     if entry.size is None or entry.size == found:
         return
-    told, shown = ("{} × {}".format(*size) for size in (entry.size, found))
+    stated, actual = ("{} × {}".format(*size) for size in (entry.size, found))
     if entry.size == found[::-1]:
         raise DataError(
-            f"{entry.where} is for {told} pixels, but {entry.image} shown upright has {shown}: its "
-            "boxes were drawn on the picture lying down. Save the picture upright, without an EXIF "
+            f"{entry.where} is for {stated} pixels, but {entry.image} shown upright has {actual}: its "
+            "boxes were drawn on the image lying down. Save the image upright, without an EXIF "
             "orientation, and annotate that"
         )
     raise DataError(
-        f"{entry.where} is for {told} pixels, but {entry.image} has {shown}: use the picture that "
-        "was annotated, or remove the size if the boxes are in this picture's pixels"
+        f"{entry.where} is for {stated} pixels, but {entry.image} has {actual}: use the image that "
+        "was annotated, or remove the size if the boxes are in this image's pixels"
     )
 
 
-def fit_box(entry: Entry, number: int, size: tuple[int, int]) -> Edges:
-    """Object `number` in [0, 1] of a picture of `size` (width, height), cut to it.
+def _normalize(entry: Entry, number: int, size: tuple[int, int]) -> Edges:
+    """Object `number` in [0, 1] of an image of `size` (width, height), clipped to it.
 
-    Raises DataError if it reaches out by more than `SLACK` pixels or is not a box.
+    Raises DataError if it reaches out by more than `MAX_OUTSIDE` pixels or is not a box.
     """
-    name, edges = entry.objects[number]
-    where = f"{entry.where}, object {number + 1} ({name})"
-    shown = "({:g}, {:g}, {:g}, {:g})".format(*edges)
-    if not all(math.isfinite(edge) for edge in edges):
-        raise DataError(f"{where}: the box {shown} is not finite: correct or remove it")
-    left, top, right, bottom = edges
-    if right <= left or bottom <= top:
-        raise DataError(f"{where}: the box {shown} is reversed or empty: correct or remove it")
+    left, top, right, bottom = edges = entry.objects[number].edges
     width, height = size
-    if min(left, top) < -SLACK or right > width + SLACK or bottom > height + SLACK:
-        raise DataError(
-            f"{where}: the box {shown} reaches out of the picture of {width} × {height} pixels: "
-            "correct or remove it"
-        )
-    cut = max(left, 0) / width, max(top, 0) / height, min(right / width, 1), min(bottom / height, 1)
-    if cut[2] <= cut[0] or cut[3] <= cut[1]:
-        raise DataError(f"{where}: the box {shown} is outside the picture: correct or remove it")
-    return cut
+    if not all(map(math.isfinite, edges)):
+        raise _box_error(entry, number, "is not finite")
+    if right <= left or bottom <= top:
+        raise _box_error(entry, number, "is reversed or empty")
+    if min(left, top) < -MAX_OUTSIDE or right > width + MAX_OUTSIDE or bottom > height + MAX_OUTSIDE:
+        raise _box_error(entry, number, f"reaches out of the image of {width} × {height} pixels")
+    clipped = max(left, 0) / width, max(top, 0) / height, min(right / width, 1), min(bottom / height, 1)
+    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+        raise _box_error(entry, number, "is outside the image")
+    return clipped
 
 
-def check_solid(entry: Entry, boxes: Tensor) -> None:
-    """Raise DataError if float32 cannot tell a box (G, 4) from a line: it would have no logarithm."""
-    flat = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1).tolist()
-    for number, (name, edges) in enumerate(entry.objects):
-        if flat[number]:
-            shown = "({:g}, {:g}, {:g}, {:g})".format(*edges)
-            where = f"{entry.where}, object {number + 1} ({name})"
-            raise DataError(f"{where}: the box {shown} is too thin: correct or remove it")
+def _box_error(entry: Entry, number: int, fault: str) -> DataError:
+    name, edges = entry.objects[number]
+    box = "({:g}, {:g}, {:g}, {:g})".format(*edges)
+    return DataError(
+        f"{entry.where}, object {number + 1} ({name}): the box {box} {fault}: correct or remove it"
+    )

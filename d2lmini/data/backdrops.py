@@ -1,6 +1,6 @@
 """Backgrounds that pass for photographs: ground, boards, tiles, leaves, rooms, lights out of focus.
 
-Every backdrop is made at `GRID` pixels whatever size the picture has, so that a scene stays the
+Every backdrop is made at `GRID` pixels whatever size the image has, so that a scene stays the
 same scene when only the size changes.
 """
 
@@ -61,7 +61,7 @@ def palette(rng: Generator, name: str, jitter: float = 14.0) -> Array:
     return np.stack([np.interp(at, (0, 1, 2), tones[:, c]) for c in range(3)], axis=1).astype(np.float32)
 
 
-def colourise(field: Array, table: Array) -> Array:
+def colorise(field: Array, table: Array) -> Array:
     """Colours of a field of about unit spread; (GRID, GRID) -> (GRID, GRID, 3)."""
     return table[np.clip(field * 52.0 + 128.0, 0, 255).astype(np.uint8)]
 
@@ -75,7 +75,7 @@ def surface(rng: Generator, name: str | None = None) -> Array:
     name = name or _choose(rng, *PALETTES)
     coarse = int(rng.choice([2, 4, 8, 16]))
     field = fractal(rng, coarse, coarse, rng.uniform(0.55, 0.9))
-    return colourise(field * rng.uniform(0.4, 1.1), palette(rng, name))
+    return colorise(field * rng.uniform(0.4, 1.1), palette(rng, name))
 
 
 def boards(rng: Generator) -> Array:
@@ -85,7 +85,7 @@ def boards(rng: Generator) -> Array:
     row = np.arange(GRID, dtype=np.float32) * (count / GRID) + rng.uniform()
     field = field + rng.normal(0.0, 0.5, count + 2).astype(np.float32)[row.astype(int), None]
     seam = smooth(np.abs(row % 1.0 - 0.5), 0.5 - 0.012 * count, 0.5)
-    image = colourise(field, palette(rng, _choose(rng, "wood", "wood", "ochre", "wall", "slate")))
+    image = colorise(field, palette(rng, _choose(rng, "wood", "wood", "ochre", "wall", "slate")))
     image = image * (1.0 - 0.6 * seam[:, None, None]).astype(np.float32)
     return image.transpose(1, 0, 2) if rng.uniform() < 0.5 else image
 
@@ -99,7 +99,7 @@ def tiles(rng: Generator) -> Array:
     u = x * columns + (np.floor(v) % 2) * float(rng.choice([0.0, 0.5])) + rng.uniform()
     tone = rng.normal(0.0, rng.uniform(0.1, 0.6), (rows + 2, columns + 3)).astype(np.float32)
     field = tone[v.astype(int), u.astype(int)] + 0.5 * fractal(rng, 8, 8, 0.75)
-    image = colourise(
+    image = colorise(
         field, palette(rng, _choose(rng, "stone", "wall", "cloth", "mint", "wood", "sea", "slate"))
     )
     gap = 0.008 * rows
@@ -110,11 +110,11 @@ def tiles(rng: Generator) -> Array:
 
 def landscape(rng: Generator) -> Array:
     """Sky over sea, sand or fields, with a ragged horizon."""
-    ground = colourise(
+    ground = colorise(
         fractal(rng, 16, 4, 0.75) * 0.8,
         palette(rng, _choose(rng, "grass", "sand", "sea", "autumn", "stone", "straw")),
     )
-    sky = colourise(
+    sky = colorise(
         fractal(rng, 4, 2, 0.5) * 0.5,
         palette(rng, _choose(rng, "sky", "sky", "sky", "ochre", "wall")),
     )
@@ -140,7 +140,7 @@ def foliage(rng: Generator) -> Array:
     """Layers of leaves, near ones lighter."""
     name = _choose(rng, "grass", "grass", "autumn", "straw", "mint")
     table = palette(rng, name)
-    image, draw = _scribble_base(rng, colourise(fractal(rng, 4, 4) - 1.5, table))
+    image, draw = _scribble_base(rng, colorise(fractal(rng, 4, 4) - 1.5, table))
     count = int(rng.integers(60, 170))
     length = rng.uniform(9, 26)
     where, turn = rng.uniform(-10, GRID + 10, (count, 2)), rng.uniform(0, 2 * np.pi, count)
@@ -158,7 +158,7 @@ def foliage(rng: Generator) -> Array:
 def blades(rng: Generator) -> Array:
     """Grass or straw: thin strokes that grow upward."""
     table = palette(rng, _choose(rng, "grass", "grass", "straw"))
-    image, draw = _scribble_base(rng, colourise(fractal(rng, 4, 4) - 1.2, table))
+    image, draw = _scribble_base(rng, colorise(fractal(rng, 4, 4) - 1.2, table))
     count = int(rng.integers(150, 330))
     start = rng.uniform(0, GRID * 1.15, (count, 2))
     start = start[np.argsort(start[:, 1])]
@@ -176,7 +176,7 @@ def bokeh(rng: Generator) -> Array:
     """Lights and colours far out of focus."""
     name = _choose(rng, *PALETTES)
     image, draw = _scribble_base(
-        rng, colourise(fractal(rng, 2, 2, 0.4) - rng.uniform(0, 1), palette(rng, name))
+        rng, colorise(fractal(rng, 2, 2, 0.4) - rng.uniform(0, 1), palette(rng, name))
     )
     for _ in range(int(rng.integers(8, 40))):
         x, y = rng.uniform(0, GRID, 2)
@@ -196,8 +196,8 @@ def room(rng: Generator) -> Array:
         x, y = rng.uniform(-20, GRID, 2)
         w, h = rng.uniform(10, 110, 2)
         tone = rng.uniform(0.5, 1.0) * rng.uniform(30, 255, 3)
-        grey = rng.uniform(0.2, 0.8)
-        fill = tuple(int(c) for c in tone * (1 - grey) + tone.mean() * grey)
+        gray = rng.uniform(0.2, 0.8)
+        fill = tuple(int(c) for c in tone * (1 - gray) + tone.mean() * gray)
         draw.rectangle((x, y, x + w, y + h), fill=fill)
         if rng.uniform() < 0.5:
             draw.line((x, y + h / 2, x + w, y + h / 2), fill=tuple(int(c * 0.6) for c in fill), width=2)
@@ -212,14 +212,14 @@ KINDS = (surface, surface, boards, tiles, landscape, foliage, blades, bokeh, roo
 
 
 def illumination(rng: Generator) -> Array:
-    """Uneven light that multiplies the picture: slope, patches, vignette, shade; (GRID, GRID)."""
+    """Uneven light that multiplies the image: slope, patches, vignette, shade; (GRID, GRID)."""
     y, x = np.mgrid[-1 : 1 : GRID * 1j, -1 : 1 : GRID * 1j].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0.0, 0.28) * (math.cos(angle) * x + math.sin(angle) * y)
     patches = rng.uniform(0.0, 0.16) * resize(rng.standard_normal((4, 4), dtype=np.float32), GRID, GRID)
     vignette = rng.uniform(0.0, 0.22) * (x * x + y * y) / 2
     shade = np.float32(0.0)
-    if rng.uniform() < 0.3:  # the hard shadow of something outside the picture
+    if rng.uniform() < 0.3:  # the hard shadow of something outside the image
         shade = rng.uniform(0.15, 0.4) * smooth(
             math.sin(angle) * x - math.cos(angle) * y + 0.15 * patches, 0.0, 0.08
         )

@@ -1,4 +1,4 @@
-"""COCO's form: one JSON file of instances, with all pictures, classes and boxes of a split.
+"""COCO's form: one JSON file of instances, with all images, classes and boxes of a split.
 
 Boxes are (left, top, width, height) in pixels from 0; ids may be anything that is not used twice.
 """
@@ -8,32 +8,26 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import Edges, Entry, Found, Object, Reading
-from d2lmini.data.files import DataError, inner, read_bytes, skipping
-from d2lmini.data.voc import SPLITS
+from d2lmini.data.annotated import EXPECTED, Edges, Entry, Found, LoadOptions, Object
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
+from d2lmini.data.splits import SPLITS
 
-EXPECTED = (
-    "expected PASCAL VOC (a folder Annotations of XML files, pictures in JPEGImages or images) or "
-    "COCO (a JSON file of instances, here or in annotations, and a folder of pictures)"
-)
 MAX_JSON = 2 * 2**30  # bytes; COCO's own are 0.5 GB
-LOOKED_AT = 200  # names for which a folder of pictures is chosen
+MAX_NAMES_TRIED = 200  # names for which a folder of images is chosen
 KINDS = {"name": (str,), "file_name": (str,), "bbox": (list,)}
 
 
 def json_files(root: Path) -> list[Path]:
-    """JSON files in the folder or its annotations, or else below; those of instances only, where names
-    tell."""
+    """JSON files in the folder or its annotations, or else below; only those of instances where names say."""
     near = [path for path in on_disk.content(root) if path.is_dir() and path.name.lower() == "annotations"]
     files = [path for folder in (root, *near) for path in on_disk.files(folder, [".json"])]
-    if not files:
-        files = [path for folder in on_disk.folders(root) for path in on_disk.files(folder, [".json"])]
-    instances = [path for path in files if path.name.startswith("instances")]
-    return instances or files
+    files = files or on_disk.files_below(root, [".json"])
+    return [path for path in files if path.name.startswith("instances")] or files
 
 
 def _is_for(path: Path, split: str) -> bool:
@@ -42,52 +36,47 @@ def _is_for(path: Path, split: str) -> bool:
     return any(name in words for name in SPLITS[split])
 
 
-def read_coco(root: Path, files: list[Path], split: str, reading: Reading) -> Found:
-    """The pictures of a split of a folder in COCO's form, or all, where no file is for a split.
+def read_coco(root: Path, files: list[Path], options: LoadOptions) -> Found:
+    """A folder in COCO's form. Raises DataError naming the file and record.
 
-    All files are read, also those of other splits: what the classes are must not depend on it. Raises
-    DataError naming the file and record.
+    All files are read: what the classes are must not depend on the split.
     """
     splits = {name: [file for file in files if _is_for(file, name)] for name in SPLITS}
-    divided = {name: found for name, found in splits.items() if found} or {"all": files}
-    for name, found in divided.items():
-        if len(found) > 1:
-            there = ", ".join(file.name for file in found)
+    parts, classes = {}, set()
+    for name, chosen in splits.items() if any(splits.values()) else [("all", files)]:
+        if len(chosen) > 1:
+            there = ", ".join(file.name for file in chosen)
             raise DataError(f"{root} has more than one JSON file for {name} ({there}): keep one")
-    if split not in (*divided, "all") and "all" not in divided:
-        there = ", ".join(divided)
-        raise DataError(f"{root} has no JSON file for {split}, but for {there}: ask for one of those")
-    entries, classes = [], set()
-    for name, (file,) in divided.items():
-        content = _load(file)
-        classes.update(_categories(content, file).values())
-        if name == split or split not in divided:
-            entries += _entries(content, file, root, reading)
-    return Found(entries, classes, "all" not in divided)
+        for file in chosen:
+            content = _load(file)
+            classes.update(_categories(content, file).values())
+            parts[name] = partial(_entries, content, file, root)
+    return Found(parts, classes)
 
 
-def _entries(content: dict, path: Path, root: Path, reading: Reading) -> list[Entry]:
+def _entries(content: dict, path: Path, root: Path, options: LoadOptions) -> list[Entry]:
     """The entries of one file of instances; DataError names the record and what it lacks.
 
-    Where faults are skipped, a picture with a faulty record goes as a whole: an object without its box
+    Where faults are skipped, an image with a faulty record goes as a whole: an object without its box
     would be taught as background.
     """
-    classes, images = _categories(content, path), _images(content, path, reading)
+    classes, images = _categories(content, path), _images(content, path, options)
     objects: dict[Any, list[Object]] = {key: [] for key in images}
     faulty, left_out = set(), 0
     for record, where in _records(content, "annotations", path):
-        with skipping(reading.faults):
+        with skipping(options.faults):
             found = _object(record, classes, images, where)
-            if reading.difficult or not record.get("iscrowd"):
+            if options.difficult or not record.get("iscrowd"):
                 objects[record["image_id"]].append(found)
             else:
                 left_out += 1
             continue
         faulty.add(_hashable(record.get("image_id")))
-    reading.note_left_out(left_out, root)
+    options.note_left_out(left_out, root)
     images = {key: image for key, image in images.items() if key not in faulty}
-    folder = picture_folder(root, path, [name for name, _ in images.values()])
-    _note_pictures(folder, {name for name, _ in images.values()}, reading)
+    names = [name for name, _ in images.values()]
+    folder = image_folder(root, path, names)
+    options.note_unannotated(_unannotated(folder, set(names)), folder)
     return [
         Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size)
         for key, (name, size) in images.items()
@@ -97,9 +86,9 @@ def _entries(content: dict, path: Path, root: Path, reading: Reading) -> list[En
 def _load(path: Path) -> dict:
     try:
         content = json.loads(read_bytes(path, MAX_JSON).decode("utf-8-sig"))
+    except DataError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} cannot be read as JSON ({error}): correct or remove it") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} holds no object at the top: {EXPECTED}")
@@ -118,17 +107,17 @@ def _categories(content: dict, path: Path) -> dict[Any, str]:
     return classes
 
 
-def _images(content: dict, path: Path, reading: Reading) -> dict[Any, tuple[str, tuple[int, int] | None]]:
+def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[str, tuple[int, int] | None]]:
     """File names and sizes by image ids."""
     images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
     names: set[str] = set()
     for record, where in _records(content, "images", path):
-        with skipping(reading.faults):
+        with skipping(options.faults):
             key, name = _get(record, "id", where), str(inner(_get(record, "file_name", where), where))
             if key in images:
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
             if name in names:  # each record would teach the other's objects as background
-                raise DataError(f"{where}: the picture {name!r} was named before: give it one record")
+                raise DataError(f"{where}: the image {name!r} was named before: give it one record")
             images[key] = name, _size(record)
             names.add(name)
     return images
@@ -187,38 +176,34 @@ def _edges(box: list, where: str) -> Edges:
     return left, top, left + width, top + height
 
 
-def picture_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
+def image_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
     """The folder that a JSON file's names are meant in: the one that has the most of them."""
-    stem = path.stem.removeprefix("instances_")  # COCO's own pictures are in train2017
-    split = [name for first, *more in SPLITS.values() if _is_for(path, first) for name in (first, *more)]
-    below = ["", "images", "JPEGImages", stem, *split, *(f"images/{s}" for s in (stem, *split))]
+    stem = path.stem.removeprefix("instances_")  # COCO's own images are in train2017
+    own = [alias for split, aliases in SPLITS.items() if _is_for(path, split) for alias in aliases]
+    below = ["", "images", "JPEGImages", stem, *own, *(f"images/{s}" for s in (stem, *own))]
     likely = [path.parent, *(root / name for name in below if (root / name).is_dir())]
-    others = [name for name in SPLITS if not _is_for(path, name)]
+    others = [split for split in SPLITS if not _is_for(path, split)]
     likely += [
         folder
         for folder in on_disk.content(root)
-        if folder.is_dir() and not any(_is_for(folder, name) for name in others)
+        if folder.is_dir() and not any(_is_for(folder, split) for split in others)
     ]
-    some = names[:: max(1, len(names) // LOOKED_AT)]
+    some = names[:: max(1, len(names) // MAX_NAMES_TRIED)]
     counts = {folder: sum(on_disk.is_file(folder / name) for name in some) for folder in likely}
     best = max(counts, key=counts.__getitem__)  # among equals the first
     if names and not counts[best]:
         tried = ", ".join(str(folder) for folder in counts)
-        raise DataError(f"{path}: there is no picture {names[0]} in {tried}: put the pictures there")
+        raise DataError(f"{path}: there is no image {names[0]} in {tried}: put the images there")
     return best
 
 
-def _note_pictures(folder: Path, names: set[str], reading: Reading) -> None:
-    """Say which pictures no record is about: they may have been forgotten, and are not used."""
-    there = {str(parent) for parent in {Path(name).parent for name in names}}
-    alone = [
+def _unannotated(folder: Path, names: set[str]) -> list[Path]:
+    """The images that no record is for, in folders that have images of others."""
+    parents = {folder / Path(name).parent for name in names}
+    return [
         path
-        for parent in there
-        if (folder / parent).is_dir()
-        for path in on_disk.files(folder / parent, [".jpg", ".jpeg", ".png"])
-        if str(path.relative_to(folder)) not in names
+        for parent in parents
+        if parent.is_dir()
+        for path in on_disk.files(parent, IMAGE_SUFFIXES)
+        if path.relative_to(folder).as_posix() not in names
     ]
-    if alone:
-        reading.notes.append(
-            f"{folder}: {len(alone)} pictures have no annotation and are not used, {min(alone).name} for one"
-        )

@@ -1,6 +1,6 @@
-"""Placing shapes in a picture and painting them: windows, masks, light and shadow.
+"""Placing shapes in an image and painting them: windows, masks, light and shadow.
 
-A `Placed` shape has its centre and scale in fractions of the picture's side, so that one scene can
+A `Placed` shape has its centre and scale in fractions of the image's side, so that one scene can
 be painted at any size. The signed distance gives both the antialiased edge and the mask that the
 boxes are read from.
 """
@@ -17,10 +17,10 @@ from d2lmini.data.shapes import REACH, Array, Shape, Surface, resize, smooth
 
 
 class Placed(NamedTuple):
-    """A shape in a picture: centre and scale in fractions of the side, angle in radians."""
+    """A shape in an image: centre and scale in fractions of the side, angle in radians."""
 
     shape: Shape
-    centre: tuple[float, float]
+    center: tuple[float, float]
     scale: float
     angle: float
     flip: bool
@@ -39,14 +39,14 @@ class Light(NamedTuple):
 
 
 class Crop(NamedTuple):
-    """A window of a picture, which may reach over the edge: its upper left pixel, its values."""
+    """A window of an image, which may reach over the edge: its upper left pixel, its values."""
 
     left: int
     top: int
     values: Array
 
     def clip(self, size: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """Slices of the picture and of the window where the two overlap."""
+        """Slices of the image and of the window where the two overlap."""
         height, width = self.values.shape[:2]
         x0, y0 = max(self.left, 0), max(self.top, 0)
         x1, y1 = max(min(self.left + width, size), x0), max(min(self.top + height, size), y0)
@@ -55,7 +55,7 @@ class Crop(NamedTuple):
 
 
 def _local(placed: Placed, x: Array, y: Array) -> tuple[Array, Array]:
-    """Offsets from the centre in picture fractions -> local coordinates."""
+    """Offsets from the centre in image fractions -> local coordinates."""
     cos, sin = math.cos(placed.angle), math.sin(placed.angle)
     u, v = (cos * x + sin * y) / placed.scale, (cos * y - sin * x) / placed.scale
     return (-u if placed.flip else u), v
@@ -64,24 +64,24 @@ def _local(placed: Placed, x: Array, y: Array) -> tuple[Array, Array]:
 def _window(placed: Placed, size: int) -> tuple[int, int, Array, Array]:
     """Upper left pixel of the shape's window, and the local coordinates of its pixel centres."""
     axes = []
-    for axis, centre in enumerate(placed.centre):
-        low = math.floor((centre + placed.scale * placed.box[axis]) * size) - 2
-        high = math.ceil((centre + placed.scale * placed.box[axis + 2]) * size) + 2
-        axes.append((np.arange(low, high) + 0.5) / size - centre)
-    left, top = (round((axis[0] + c) * size - 0.5) for axis, c in zip(axes, placed.centre, strict=True))
+    for axis, center in enumerate(placed.center):
+        low = math.floor((center + placed.scale * placed.box[axis]) * size) - 2
+        high = math.ceil((center + placed.scale * placed.box[axis + 2]) * size) + 2
+        axes.append((np.arange(low, high) + 0.5) / size - center)
+    left, top = (round((axis[0] + c) * size - 0.5) for axis, c in zip(axes, placed.center, strict=True))
     x, y = (axis.astype(np.float32) for axis in axes)
     return left, top, *_local(placed, x[None, :], y[:, None])
 
 
 def coverage(placed: Placed, size: int) -> Crop:
-    """How much of each pixel the shape covers, 0..1, in a window of a `size` by `size` picture."""
+    """How much of each pixel the shape covers, 0..1, in a window of a `size` by `size` image."""
     left, top, x, y = _window(placed, size)
     distance = placed.shape.distance(x, y)
     return Crop(left, top, np.clip(distance * (placed.scale * size) + 0.5, 0.0, 1.0))
 
 
 def full_mask(crop: Crop, size: int) -> Array:
-    """Pixels of the whole picture that the shape covers by half or more, (size, size) bool."""
+    """Pixels of the whole image that the shape covers by half or more, (size, size) bool."""
     mask = np.zeros((size, size), bool)
     outer, inner = crop.clip(size)
     mask[outer] = crop.values[inner] >= 0.5
@@ -117,7 +117,7 @@ def _shade(surface: Surface, distance: Array, light: Light, step: float) -> Arra
     gloss = np.maximum((lz + 1.0 - lx * slope_x - ly * slope_y) * (norm / long), 0.0) ** 24
     rim = 0.72 + 0.28 * smooth(distance, 0.0, max(0.07, 1.5 * step))
     tone = (light.ambient + (1.08 - light.ambient) * diffuse) * rim
-    return surface.colour * tone[..., None] + (255.0 * light.shine) * gloss[..., None]
+    return surface.color * tone[..., None] + (255.0 * light.shine) * gloss[..., None]
 
 
 def cast_shadow(image: Array, crop: Crop, scale: float, light: Light) -> None:
@@ -146,9 +146,9 @@ def paint(image: Array, placed: Placed, light: Light, tint: Array) -> Crop:
     crop = Crop(left, top, np.clip(distance * (placed.scale * size) + 0.5, 0.0, 1.0))
     grain = resize(placed.grain, x.shape[1], x.shape[0])
     surface = placed.shape.surface(x, y, distance, grain)
-    colour = _shade(surface, distance, light, 1.0 / (placed.scale * size)) * tint
+    color = _shade(surface, distance, light, 1.0 / (placed.scale * size)) * tint
     cast_shadow(image, crop, placed.scale, light)
     outer, inner = crop.clip(size)
     alpha = crop.values[inner][..., None]
-    image[outer] += (np.clip(colour[inner], 0.0, 255.0) - image[outer]) * alpha
+    image[outer] += (np.clip(color[inner], 0.0, 255.0) - image[outer]) * alpha
     return crop

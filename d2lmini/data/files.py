@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 DEPTH = 6  # folders within folders that are looked into
 
 
@@ -47,20 +48,20 @@ def read_bytes(path: Path, most: int) -> bytes:
                 f"{path} has {status.st_size} bytes, at most {most} are read: is it the right file?"
             )
         return path.read_bytes()
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}: check the path") from error
     except PermissionError as error:
         raise DataError(f"{path} may not be read ({error.strerror}): check its permissions") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): check the disk and the path") from error
-    except ValueError as error:  # a name that no file system takes; a DataError is one, too
-        if isinstance(error, DataError):
-            raise
+    except ValueError as error:  # a name that no file system takes
         raise DataError(f"{str(path)!r} is no file name ({error}): correct it") from error
 
 
 def content(folder: Path) -> list[Path]:
-    """What is in a folder, sorted; not what is hidden, which is some system's own."""
+    """What is in a folder, sorted, without hidden files, which are some system's own."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -73,7 +74,7 @@ def files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folder and those in it, `DEPTH` levels down, each once however links may lead in circles."""
+    """The folder and those in it, `DEPTH` levels down, each once even where links lead in circles."""
     found: dict[str, Path] = {}  # by where they really are
     level = [root]
     for _ in range(DEPTH + 1):
@@ -82,6 +83,11 @@ def folders(root: Path) -> list[Path]:
         found |= new
         level = [path for folder in new.values() for path in content(folder) if path.is_dir()]
     return list(found.values())
+
+
+def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files with one of the endings in the folder and all folders in it."""
+    return [path for folder in folders(root) for path in files(folder, suffixes)]
 
 
 def is_file(path: Path) -> bool:

@@ -1,21 +1,22 @@
-"""What a data set yields: one picture with its boxes, and a batch of them with padding."""
+"""What a data set yields: one image with its boxes, and a batch of them with padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PADDING_LABEL = -1
 
 
 class Sample(NamedTuple):
-    """One annotated picture.
+    """One annotated image.
 
     `image` is uint8 (3, H, W) in RGB order; `boxes` is float32 (G, 4), corners normalised to
-    [0, 1]; `labels` is int64 (G,), class ids from 0. G may be 0: a picture without objects is legal.
+    [0, 1]; `labels` is int64 (G,), class ids from 0. G may be 0: an image without objects is legal.
     """
 
     image: Tensor
@@ -23,23 +24,39 @@ class Sample(NamedTuple):
     labels: Tensor
 
 
+class GroundTruth(NamedTuple):
+    """The objects of N images: `boxes` float32 (N, G, 4) and `labels` int64 (N, G), padded with label -1."""
+
+    boxes: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroundTruth:
+        """The same ground truth on another device."""
+        return GroundTruth(*(t.to(device, non_blocking=non_blocking) for t in self))
+
+
 class Batch(NamedTuple):
-    """N annotated pictures of one size.
+    """N annotated images of one size.
 
     `images` is uint8 (N, 3, H, W); `boxes` is float32 (N, G, 4); `labels` is int64 (N, G), with -1 on
-    the rows that only fill up to the picture with the most objects.
+    the rows that only fill up to the image with the most objects.
     """
 
     images: Tensor
     boxes: Tensor
     labels: Tensor
 
+    @property
+    def ground_truth(self) -> GroundTruth:
+        """The boxes and labels without the images."""
+        return GroundTruth(self.boxes, self.labels)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device."""
         return Batch(*(t.to(device, non_blocking=non_blocking) for t in self))
 
     def select(self, index: slice | Tensor) -> Batch:
-        """The chosen pictures as a batch of their own.
+        """The chosen images as a batch of their own.
 
         >>> one = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0))
         >>> collate([one, one, one]).select(slice(1, None)).images.shape
@@ -48,45 +65,46 @@ class Batch(NamedTuple):
         return Batch(*(t[index] for t in self))
 
     def sample(self, index: int) -> Sample:
-        """One picture with its own objects only."""
+        """One image with its own objects only."""
         real = self.labels[index] >= 0
         return Sample(self.images[index], self.boxes[index][real], self.labels[index][real])
 
 
+Part = TypeVar("Part", Batch, GroundTruth)
+
+
 def pad_objects(
     boxes: Sequence[Tensor], labels: Sequence[Tensor], max_objects: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Stack annotations of different lengths: boxes (N, G, 4) and labels (N, G) with -1 as padding.
+) -> GroundTruth:
+    """Stack the objects of images, boxes (G_i, 4) and labels (G_i,), to boxes (N, G, 4) and labels (N, G).
 
-    G is the largest number of objects, or `max_objects`; at least 1, so that no shape is empty.
-    Raises ValueError naming the picture that holds more than `max_objects`, or whose boxes and labels
-    are not as many.
+    G is the largest number of objects, or `max_objects`; at least 1, so that no shape is empty. Padding has
+    label -1 and box 0. Raises ValueError naming the image that has more than `max_objects`, or whose boxes
+    and labels are not as many.
     """
     most = max((len(b) for b in labels), default=0) if max_objects is None else max_objects
-    width = max(1, most)
+    padded_boxes = torch.zeros(len(boxes), max(1, most), 4)  # (N, G, 4)
+    padded_labels = torch.full(padded_boxes.shape[:2], PADDING_LABEL)  # (N, G)
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         if box.shape != (len(label), 4):
             raise ValueError(
-                f"picture {i} of the batch has boxes {tuple(box.shape)} for {len(label)} labels: "
+                f"image {i} of the batch has boxes {tuple(box.shape)} for {len(label)} labels: "
                 "give one row of four for each"
             )
         if len(label) > most:
             raise ValueError(
-                f"picture {i} of the batch has {len(label)} objects, but max_objects is {most}: "
+                f"image {i} of the batch has {len(label)} objects, but max_objects is {most}: "
                 "raise max_objects or leave it out"
             )
-    padded_boxes = torch.zeros(len(boxes), width, 4)  # (N, G, 4)
-    padded_labels = torch.full((len(labels), width), PADDING_LABEL, dtype=torch.int64)  # (N, G)
-    for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
         padded_boxes[i, : len(label)] = box
         padded_labels[i, : len(label)] = label
-    return padded_boxes, padded_labels
+    return GroundTruth(padded_boxes, padded_labels)
 
 
 def collate(samples: Sequence[Sample], max_objects: int | None = None) -> Batch:
     """Stack samples of one size into a `Batch`, padding their objects with label -1.
 
-    Raises ValueError when the list is empty, when pictures differ in size, or when one holds more
+    Raises ValueError when the list is empty, when images differ in size, or when one has more
     objects than `max_objects`.
     """
     if not samples:
@@ -95,21 +113,24 @@ def collate(samples: Sequence[Sample], max_objects: int | None = None) -> Batch:
     for i, sample in enumerate(samples):
         if sample.image.shape != shape:
             raise ValueError(
-                f"picture {i} of the batch is {tuple(sample.image.shape)}, the first is "
-                f"{tuple(shape)}: resize all pictures to one size first"
+                f"image {i} of the batch is {tuple(sample.image.shape)}, the first is "
+                f"{tuple(shape)}: resize all images to one size first"
             )
-    boxes, labels = pad_objects([s.boxes for s in samples], [s.labels for s in samples], max_objects)
-    return Batch(torch.stack([s.image for s in samples]), boxes, labels)
+    truth = pad_objects([s.boxes for s in samples], [s.labels for s in samples], max_objects)
+    return Batch(torch.stack([s.image for s in samples]), *truth)
 
 
-def concatenate(batches: Sequence[Batch]) -> Batch:
-    """Several batches of one picture size as one, padded to the most objects of any."""
-    if not batches:
-        raise ValueError("cannot concatenate an empty list of batches: the data set has no pictures")
-    width = max(b.labels.shape[1] for b in batches)
-    labels = [
-        torch.nn.functional.pad(b.labels, (0, width - b.labels.shape[1]), value=PADDING_LABEL)
-        for b in batches
+def concatenate(parts: Sequence[Part]) -> Part:
+    """Several batches of one image size, or the ground truths of several, as one, padded as far as needed."""
+    if not parts:
+        raise ValueError("cannot concatenate an empty list of batches: the data set has no images")
+    width = max(part.labels.shape[1] for part in parts)
+    rows = [width - part.labels.shape[1] for part in parts]
+    padded = [
+        part._replace(
+            boxes=F.pad(part.boxes, (0, 0, 0, more)),
+            labels=F.pad(part.labels, (0, more), value=PADDING_LABEL),
+        )
+        for part, more in zip(parts, rows, strict=True)
     ]
-    boxes = [torch.nn.functional.pad(b.boxes, (0, 0, 0, width - b.boxes.shape[1])) for b in batches]
-    return Batch(torch.cat([b.images for b in batches]), torch.cat(boxes), torch.cat(labels))
+    return type(parts[0])(*map(torch.cat, zip(*padded, strict=True)))

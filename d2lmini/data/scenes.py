@@ -1,4 +1,4 @@
-"""What is in a picture: random shapes of every class, where they lie, and the light they lie in."""
+"""What is in an image: random shapes of every class, where they lie, and the light they lie in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.random import Generator
 from d2lmini.data import drawing, shapes
 from d2lmini.data.backdrops import backdrop, illumination
 from d2lmini.data.drawing import Light, Placed
-from d2lmini.data.shapes import Array, Colour, Shape
+from d2lmini.data.shapes import Array, Color, Shape
 
 CLASSES = {
     "bananas": ("banana",),
@@ -39,7 +39,7 @@ class Look(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """Everything about a picture but its size; the items go from back to front."""
+    """Everything about an image but its size; the items go from back to front."""
 
     ground: Array  # (GRID, GRID, 3)
     glow: Array  # (GRID, GRID)
@@ -48,14 +48,14 @@ class Scene(NamedTuple):
     look: Look
 
 
-def _near(rng: Generator, colour: Colour, spread: float = 14.0, scale: float = 0.1) -> Colour:
+def _near(rng: Generator, color: Color, spread: float = 14.0, scale: float = 0.1) -> Color:
     """A colour near the given one: a little lighter or darker, a little off in hue."""
-    shifted = np.asarray(colour) * rng.normal(1.0, scale) + rng.normal(0.0, spread, 3)
+    shifted = np.asarray(color) * rng.normal(1.0, scale) + rng.normal(0.0, spread, 3)
     return tuple(float(c) for c in np.clip(shifted, 8.0, 250.0))
 
 
-def _pick(rng: Generator, *colours: Colour) -> Colour:
-    return _near(rng, colours[int(rng.integers(len(colours)))])
+def _pick(rng: Generator, *colors: Color) -> Color:
+    return _near(rng, colors[int(rng.integers(len(colors)))])
 
 
 def random_banana(rng: Generator) -> shapes.Banana:
@@ -126,9 +126,9 @@ def random_fish(rng: Generator) -> shapes.Fish:
         ((20, 120, 200), (120, 205, 220), (250, 220, 70)),
         ((240, 130, 30), (250, 200, 110), (200, 60, 20)),
     )[int(rng.integers(4))]
-    colours = (_near(rng, back), _near(rng, belly), _near(rng, stripe))
+    colors = (_near(rng, back), _near(rng, belly), _near(rng, stripe))
     return shapes.Fish(
-        *colours,
+        *colors,
         int(rng.integers(0, 4)),
         float(rng.uniform(0.3, 0.46)),
         float(rng.uniform(0.08, 0.24)),
@@ -143,7 +143,7 @@ def random_leaf(rng: Generator) -> shapes.Leaf:
     return shapes.Leaf(blade, vein, wide, teeth, float(rng.normal(0, 0.15)))
 
 
-def random_blob(rng: Generator, paint: Colour, lumpy: float) -> shapes.Blob:
+def random_blob(rng: Generator, paint: Color, lumpy: float) -> shapes.Blob:
     """A ball (`lumpy` 0) up to a potato."""
     radii = tuple(float(r) for r in rng.normal(0, lumpy, 4) / np.arange(1.0, 5.0))
     phases = tuple(float(p) for p in rng.uniform(0, 2 * np.pi, 4))
@@ -153,7 +153,7 @@ def random_blob(rng: Generator, paint: Colour, lumpy: float) -> shapes.Blob:
     )
 
 
-def random_stick(rng: Generator, paint: Colour, joints: int) -> shapes.Stick:
+def random_stick(rng: Generator, paint: Color, joints: int) -> shapes.Stick:
     """A straight rod (`joints` 0), a boomerang (1) or a twig."""
     turn = np.cumsum(rng.normal(0, 0.9, joints + 1))
     steps = np.stack([np.cos(turn), np.sin(turn)], axis=1) * rng.uniform(0.6, 1.0, (joints + 1, 1))
@@ -164,9 +164,9 @@ def random_stick(rng: Generator, paint: Colour, joints: int) -> shapes.Stick:
     return shapes.Stick(corners, float(rng.uniform(0.05, 0.17)), paint, tuple(0.7 * c for c in paint))
 
 
-def random_distractor(rng: Generator, *colours: Colour) -> Shape:
+def random_distractor(rng: Generator, *colors: Color) -> Shape:
     """Something that belongs to no class, painted near one of the colours."""
-    paint = _pick(rng, *colours)
+    paint = _pick(rng, *colors)
     kind = rng.uniform()
     if kind < 0.12:
         return shapes.Crescent(float(rng.uniform(-0.9, -0.35)), paint, _near(rng, (120, 140, 60)))
@@ -216,18 +216,18 @@ def _turn(rng: Generator, shape: Shape, most: float) -> Turned:
 def _place(rng: Generator, turned: Turned, side: float, margin: float) -> Placed:
     """Put the shape so that its box's longer side is `side` and `margin` of it is left around it.
 
-    A negative margin lets up to half as much of the box leave the picture.
+    A negative margin lets up to half as much of the box leave the image.
     """
     x0, y0, x1, y1 = turned.box
     scale = side / max(x1 - x0, y1 - y0)
     low = np.minimum(np.array([x1 - x0, y1 - y0]) * scale / 2 * (1 + margin), 0.5)
     middle = rng.uniform(low, 1 - low)
-    centre = (middle - scale * np.array([x0 + x1, y0 + y1]) / 2).tolist()
+    center = (middle - scale * np.array([x0 + x1, y0 + y1]) / 2).tolist()
     fine = int(rng.integers(10, 44))
     grain = rng.standard_normal((fine, fine), dtype=np.float32)
     edge = 2 * 2 * shapes.REACH / 64  # what the box may be off by
     window = (x0 - edge, y0 - edge, x1 + edge, y1 + edge)
-    return Placed(turned.shape, tuple(centre), scale, turned.angle, turned.flip, grain, window)
+    return Placed(turned.shape, tuple(center), scale, turned.angle, turned.flip, grain, window)
 
 
 def _tint(rng: Generator, scene_tint: Array) -> Array:
@@ -264,7 +264,7 @@ BANANA_LIKE = (
     (240, 214, 120),
     (96, 60, 34),
 )
-ANY_COLOUR = (
+ANY_COLOR = (
     *BANANA_LIKE,
     (220, 220, 215),
     (60, 60, 66),
@@ -286,14 +286,14 @@ DULL = (
 
 
 def bananas_scene(rng: Generator) -> Scene:
-    """One banana, all of it in view, on a cluttered picture with things of its colours."""
+    """One banana, all of it in view, on a cluttered image with things of its colours."""
     ground, glow, light = backdrop(rng), illumination(rng), _random_light(rng)
     tint = rng.normal(1.0, 0.04, 3).astype(np.float32)
     items = []
     for _ in range(int(rng.choice([0, 1, 2, 3, 4], p=[0.3, 0.25, 0.2, 0.15, 0.1]))):
-        colours = BANANA_LIKE if rng.uniform() < 0.6 else ANY_COLOUR
+        colors = BANANA_LIKE if rng.uniform() < 0.6 else ANY_COLOR
         leaf = rng.uniform() < 0.18
-        shape = random_dry_leaf(rng) if leaf else random_distractor(rng, *colours)
+        shape = random_dry_leaf(rng) if leaf else random_distractor(rng, *colors)
         placed = _place(rng, _turn(rng, shape, np.pi), rng.uniform(0.1, 0.5), -0.6)
         items.append(Item(placed, -1, _tint(rng, tint)))
     placed = _place(rng, _turn(rng, random_banana(rng), np.pi), rng.uniform(0.2, 0.55), 0.03)
@@ -302,7 +302,7 @@ def bananas_scene(rng: Generator) -> Scene:
 
 
 def _shown(masks: list[Array], areas: list[float]) -> list[float]:
-    """Share of each outline that later ones and the picture's edge leave in view."""
+    """Share of each outline that later ones and the image's edge leave in view."""
     cover = np.zeros((PLAN_SIZE, PLAN_SIZE), bool)
     shares = []
     for mask, area in zip(reversed(masks), reversed(areas), strict=True):

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 Array = np.ndarray
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 REACH = 1.3  # no shape leaves the circle of this radius in its local plane
 
@@ -24,7 +24,7 @@ class Surface(NamedTuple):
     """A shape's look: `height (h, w)` in local units and `colour (h, w, 3)` in 0..255."""
 
     height: Array
-    colour: Array
+    color: Array
 
 
 class Shape(Protocol):
@@ -43,7 +43,7 @@ def smooth(values: Array, low: float, high: float) -> Array:
     return t * t * (3.0 - 2.0 * t)
 
 
-def mix(first: Array | Colour, second: Array | Colour, weight: Array) -> Array:
+def mix(first: Array | Color, second: Array | Color, weight: Array) -> Array:
     """Blend two colours, (3,) or (h, w, 3), by `weight (h, w)`."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     return first + (second - first) * weight[..., None]
@@ -55,7 +55,7 @@ def resize(values: Array, width: int, height: int) -> Array:
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _segment(x: Array, y: Array, start: Colour | tuple, end: tuple, radius: float) -> Array:
+def _segment(x: Array, y: Array, start: Color | tuple, end: tuple, radius: float) -> Array:
     """Signed distance to a thick line with round ends."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     t = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy), 0.0, 1.0)
@@ -110,8 +110,8 @@ class Banana(NamedTuple):
     lean: float
     ripeness: float
     spots: float
-    skin: Colour
-    tip: Colour
+    skin: Color
+    tip: Color
 
     def _along(self, x: Array, y: Array) -> tuple[Array, Array, Array]:
         """Position along the banana (-1..1), across it in half widths, and that half width."""
@@ -132,19 +132,19 @@ class Banana(NamedTuple):
         ridge = np.maximum(0.0, 0.95 - 0.55 * np.abs(across - 0.25) - 0.6 * np.maximum(across - 0.25, 0))
         round_ = np.sqrt(np.clip(1.0 - across * across, 0.0, 1.0))
         height = profile * (0.6 * round_ + 0.55 * ridge)
-        colour = mix(self.skin, (118.0, 150.0, 48.0), smooth(np.abs(along), 0.5, 1.15) * (1 - self.ripeness))
-        colour = mix(colour, (150.0, 105.0, 35.0), 0.35 * np.exp(-(((across - 0.27) / 0.07) ** 2)))
+        color = mix(self.skin, (118.0, 150.0, 48.0), smooth(np.abs(along), 0.5, 1.15) * (1 - self.ripeness))
+        color = mix(color, (150.0, 105.0, 35.0), 0.35 * np.exp(-(((across - 0.27) / 0.07) ** 2)))
         brown = smooth(grain, 1.6 - 1.3 * self.spots, 2.1 - 1.2 * self.spots) * min(1.0, 2 * self.spots)
-        colour = mix(colour, (92.0, 58.0, 24.0), 0.7 * brown)
+        color = mix(color, (92.0, 58.0, 24.0), 0.7 * brown)
         ends = np.maximum(smooth(along, 0.9, 0.97), smooth(-along, 0.93, 0.99))
-        return Surface(height, mix(colour * (1 + 0.04 * grain[..., None]), self.tip, ends))
+        return Surface(height, mix(color * (1 + 0.04 * grain[..., None]), self.tip, ends))
 
 
 class Apple(NamedTuple):
     """A two-lobed disc with a dimple, a stem, and perhaps a leaflet."""
 
-    skin: Colour
-    blush: Colour
+    skin: Color
+    blush: Color
     squat: float
     leaflet: bool
     tilt: float
@@ -169,20 +169,20 @@ class Apple(NamedTuple):
     def surface(self, x: Array, y: Array, distance: Array, grain: Array) -> Surface:
         body, stem, leaf = self._body(x, y), self._stem(x, y), self._leaf(x, y)
         height = _dome(np.maximum(body, 0), 0.72)
-        colour = mix(self.skin, self.blush, smooth(x * 0.6 + y + 0.25 * grain, -0.5, 0.9))
-        colour = mix(colour, (250.0, 225.0, 150.0), 0.2 * smooth(grain, 1.2, 1.8))
-        colour = mix(colour, (60.0, 50.0, 20.0), 0.6 * np.exp(-(x**2 / 0.05 + (y + 0.58) ** 2 / 0.01)))
-        colour = mix(colour, (88.0, 140.0, 45.0), smooth(leaf, -0.01, 0.01))
-        colour = mix(colour, (84.0, 56.0, 30.0), smooth(stem, -0.01, 0.01))
-        return Surface(np.maximum(height, 0.2 * (leaf > 0)), colour)
+        color = mix(self.skin, self.blush, smooth(x * 0.6 + y + 0.25 * grain, -0.5, 0.9))
+        color = mix(color, (250.0, 225.0, 150.0), 0.2 * smooth(grain, 1.2, 1.8))
+        color = mix(color, (60.0, 50.0, 20.0), 0.6 * np.exp(-(x**2 / 0.05 + (y + 0.58) ** 2 / 0.01)))
+        color = mix(color, (88.0, 140.0, 45.0), smooth(leaf, -0.01, 0.01))
+        color = mix(color, (84.0, 56.0, 30.0), smooth(stem, -0.01, 0.01))
+        return Surface(np.maximum(height, 0.2 * (leaf > 0)), color)
 
 
 class Mug(NamedTuple):
     """A slightly tapered cup seen a little from above, with a handle and perhaps a band."""
 
-    glaze: Colour
-    inside: Colour
-    band: Colour
+    glaze: Color
+    inside: Color
+    band: Color
     has_band: bool
     tall: float
     taper: float
@@ -206,16 +206,16 @@ class Mug(NamedTuple):
         body, handle, opening = self._parts(x, y)
         round_ = np.sqrt(np.clip(1.0 - ((x + 0.2) / 0.66) ** 2, 0.0, 1.0)) * 0.55
         height = np.where(body > 0, round_, _dome(handle, 0.11))
-        colour = np.broadcast_to(np.asarray(self.glaze, np.float32), (*x.shape, 3)) * (
+        color = np.broadcast_to(np.asarray(self.glaze, np.float32), (*x.shape, 3)) * (
             1 + 0.02 * grain[..., None]
         )
         if self.has_band:
-            colour = mix(colour, self.band, smooth(0.2 - np.abs(y - 0.15), -0.02, 0.02) * (body > 0))
+            color = mix(color, self.band, smooth(0.2 - np.abs(y - 0.15), -0.02, 0.02) * (body > 0))
         rim = smooth(opening, -0.05, -0.03)
-        colour = mix(colour, np.minimum(np.asarray(self.glaze) * 1.15 + 12, 255), rim * (body > 0))
+        color = mix(color, np.minimum(np.asarray(self.glaze) * 1.15 + 12, 255), rim * (body > 0))
         deep = smooth(opening, 0.0, 0.02)
         height = np.where(opening > 0, 0.5, height)
-        return Surface(height, mix(colour, self.inside, deep))
+        return Surface(height, mix(color, self.inside, deep))
 
 
 class Star(NamedTuple):
@@ -223,8 +223,8 @@ class Star(NamedTuple):
 
     points: int
     inner: float
-    paint: Colour
-    heart: Colour
+    paint: Color
+    heart: Color
     round: float
 
     def distance(self, x: Array, y: Array) -> Array:
@@ -244,16 +244,16 @@ class Star(NamedTuple):
 
     def surface(self, x: Array, y: Array, distance: Array, grain: Array) -> Surface:
         height = 0.8 * np.maximum(distance, 0)  # the medial axis turns into a ridge along each arm
-        colour = mix(self.heart, self.paint, smooth(np.hypot(x, y) + 0.1 * grain, 0.05, 0.7))
-        return Surface(height, colour * (1 + 0.05 * grain[..., None]))
+        color = mix(self.heart, self.paint, smooth(np.hypot(x, y) + 0.1 * grain, 0.05, 0.7))
+        return Surface(height, color * (1 + 0.05 * grain[..., None]))
 
 
 class Fish(NamedTuple):
     """A spindle body with tail and fins, an eye, and perhaps stripes."""
 
-    back: Colour
-    belly: Colour
-    stripe: Colour
+    back: Color
+    belly: Color
+    stripe: Color
     stripes: int
     deep: float
     fork: float
@@ -274,24 +274,24 @@ class Fish(NamedTuple):
     def surface(self, x: Array, y: Array, distance: Array, grain: Array) -> Surface:
         body, _ = self._parts(x, y)
         height = np.maximum(_dome(np.maximum(body, 0), self.deep) * 0.9, 0.05)
-        colour = mix(self.back, self.belly, smooth(y + 0.05 * grain, -0.05, self.deep * 0.9))
+        color = mix(self.back, self.belly, smooth(y + 0.05 * grain, -0.05, self.deep * 0.9))
         if self.stripes:
             wave = np.sin((x + 0.15 * y * y) * np.pi * (self.stripes + 0.5) + 0.6)
-            colour = mix(colour, self.stripe, smooth(wave, 0.45, 0.75) * (body > 0))
+            color = mix(color, self.stripe, smooth(wave, 0.45, 0.75) * (body > 0))
         scales = 0.06 * np.sin(x * 42.0) * np.sin(y * 42.0) * (body > 0.05)
-        colour = colour * (1 + scales[..., None])
+        color = color * (1 + scales[..., None])
         fins = np.asarray(self.back) * 0.8
-        colour = mix(colour, fins, smooth(-body, -0.01, 0.02) * (0.8 + 0.2 * np.sin(y * 34.0)))
+        color = mix(color, fins, smooth(-body, -0.01, 0.02) * (0.8 + 0.2 * np.sin(y * 34.0)))
         eye = np.hypot(x + 0.68, y + 0.2 * self.deep)
-        colour = mix(colour, (245.0, 245.0, 235.0), smooth(-eye, -0.13, -0.11))
-        return Surface(height, mix(colour, (15.0, 15.0, 20.0), smooth(-eye, -0.085, -0.065)))
+        color = mix(color, (245.0, 245.0, 235.0), smooth(-eye, -0.13, -0.11))
+        return Surface(height, mix(color, (15.0, 15.0, 20.0), smooth(-eye, -0.085, -0.065)))
 
 
 class Leaf(NamedTuple):
     """A pointed blade with a stalk, a midrib and side veins."""
 
-    blade: Colour
-    vein: Colour
+    blade: Color
+    vein: Color
     wide: float
     teeth: float
     bow: float
@@ -312,11 +312,11 @@ class Leaf(NamedTuple):
     def surface(self, x: Array, y: Array, distance: Array, grain: Array) -> Surface:
         blade, _, v = self._parts(x, y)
         veins = np.abs(((x - 0.9 * np.abs(v)) * 5.0) % 1.0 - 0.5)
-        fold = 0.25 * np.abs(v) + 0.1 * np.minimum(blade, 0.1) + 0.05 * veins
-        colour = np.asarray(self.blade, np.float32) * (1 + 0.1 * grain[..., None])
+        ridge = 0.25 * np.abs(v) + 0.1 * np.minimum(blade, 0.1) + 0.05 * veins
+        color = np.asarray(self.blade, np.float32) * (1 + 0.1 * grain[..., None])
         lines = np.maximum(0.6 * smooth(veins, 0.42, 0.49), smooth(-np.abs(v), -0.035, -0.015))
         lines = np.where(blade > 0, lines, 1.0)
-        return Surface(fold, mix(colour, self.vein, 0.75 * lines))
+        return Surface(ridge, mix(color, self.vein, 0.75 * lines))
 
 
 class Blob(NamedTuple):
@@ -325,8 +325,8 @@ class Blob(NamedTuple):
     radii: tuple[float, ...]
     phases: tuple[float, ...]
     stretch: float
-    paint: Colour
-    other: Colour
+    paint: Color
+    other: Color
     depth: float
 
     def distance(self, x: Array, y: Array) -> Array:
@@ -344,16 +344,16 @@ class Crescent(NamedTuple):
     """A disc with a disc cut out of it: a moon, a horn, a slice of melon."""
 
     cut: float
-    paint: Colour
-    edge: Colour
+    paint: Color
+    edge: Color
 
     def distance(self, x: Array, y: Array) -> Array:
         return np.minimum(1.0 - np.hypot(x, y), np.hypot(x, y - self.cut) - 1.0)
 
     def surface(self, x: Array, y: Array, distance: Array, grain: Array) -> Surface:
         rind = smooth(-(1.0 - np.hypot(x, y)), -0.09, -0.05)
-        colour = mix(self.paint, self.edge, rind) * (1 + 0.06 * grain[..., None])
-        return Surface(0.4 * np.minimum(distance, 0.08), colour)
+        color = mix(self.paint, self.edge, rind) * (1 + 0.06 * grain[..., None])
+        return Surface(0.4 * np.minimum(distance, 0.08), color)
 
 
 class Stick(NamedTuple):
@@ -361,8 +361,8 @@ class Stick(NamedTuple):
 
     corners: tuple[tuple[float, float], ...]
     radius: float
-    paint: Colour
-    other: Colour
+    paint: Color
+    other: Color
 
     def distance(self, x: Array, y: Array) -> Array:
         parts = [
@@ -379,8 +379,8 @@ class Panel(NamedTuple):
 
     half: tuple[float, float]
     radius: float
-    paint: Colour
-    other: Colour
+    paint: Color
+    other: Color
     ring: float = 0.0
 
     def distance(self, x: Array, y: Array) -> Array:

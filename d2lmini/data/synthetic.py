@@ -1,4 +1,4 @@
-"""The default data: pictures drawn on demand, with exact boxes, the same for ever for one seed."""
+"""The default data: images drawn on demand, with exact boxes, the same for ever for one seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = (64, 1024)
 
 
 def _stretch(field: Array, size: int) -> Array:
-    """A backdrop's field at the picture's size; (GRID, GRID[, 3]) -> (size, size[, 3])."""
+    """A backdrop's field at the image's size; (GRID, GRID[, 3]) -> (size, size[, 3])."""
     if size == GRID:
         return field.copy()
     if field.ndim == 3:
@@ -51,7 +51,7 @@ def _develop(image: Array, look: Look, rng: Generator) -> Array:
 def render(scene: Scene, size: int, rng: Generator) -> tuple[Array, list[tuple[int, Array]]]:
     """Draw a scene: pixels (size, size, 3) uint8, and a label and mask (size, size) per object.
 
-    A mask is the whole outline within the picture, also where something else lies over it.
+    A mask is the whole outline within the image, also where something else lies over it.
     """
     image = _stretch(scene.ground, size)
     objects = []
@@ -64,18 +64,18 @@ def render(scene: Scene, size: int, rng: Generator) -> tuple[Array, list[tuple[i
 
 
 class Synthetic(Dataset[Sample]):
-    """Drawn pictures with exact boxes, `size` by `size` pixels; no file is needed.
+    """Drawn images with exact boxes, `size` by `size` pixels; no file is needed.
 
-    Picture `i` depends on `(seed, preset, split, i)` and on nothing else: not on `count`, the
+    Image `i` depends on `(seed, preset, split, i)` and on nothing else: not on `count`, the
     order, the worker or the process. `size` changes the resolution only; the scene stays the same
     (an object that covers half of no pixel at a small size is left out).
 
     A box is read from the pixels that its object covers by half or more: first column and row, last
-    column and row plus one, over `size`. It spans the object's whole outline within the picture,
+    column and row plus one, over `size`. It spans the object's whole outline within the image,
     also where something lies over it; at least `scenes.MIN_SHOWN` of every outline is in view.
 
-    Presets: `bananas` has exactly one banana per picture, like D2L's set, all of it in view;
-    `scenes` has 0 to 8 objects of six classes, with sides from 4 % to 80 % of the picture's.
+    Presets: `bananas` has exactly one banana per image, like D2L's set, all of it in view;
+    `scenes` has 0 to 8 objects of six classes, with sides from 4 % to 80 % of the image's.
 
     Raises ValueError for an unknown preset or split, a size outside 64..1024, or a negative count
     or seed, and IndexError for an index outside the set (negative ones too).
@@ -84,6 +84,8 @@ class Synthetic(Dataset[Sample]):
     >>> data[0].image.shape, data[0].boxes.shape[1]
     (torch.Size([3, 64, 64]), 4)
     """
+
+    split_record = None  # no folder was divided (see `folders.open_folder`)
 
     def __init__(
         self,
@@ -113,7 +115,7 @@ class Synthetic(Dataset[Sample]):
         return self.count
 
     def _draw(self, index: int) -> tuple[Array, list[tuple[int, Array]]]:
-        """Pixels and (label, mask) pairs of picture `index`."""
+        """Pixels and (label, mask) pairs of image `index`."""
         index = as_index(index)
         if not 0 <= index < self.count:
             raise IndexError(f"index {index} is outside 0..{self.count - 1}")
@@ -123,7 +125,7 @@ class Synthetic(Dataset[Sample]):
         return render(scene, self.size, np.random.default_rng(film))
 
     def masks(self, index: int) -> Tensor:
-        """The pixels of each object of picture `index` within the picture, (G, size, size) bool."""
+        """The pixels of each object of image `index` within the image, (G, size, size) bool."""
         masks = [mask for _, mask in self._draw(index)[1] if mask.any()]
         return torch.from_numpy(np.stack(masks) if masks else np.zeros((0, self.size, self.size), bool))
 

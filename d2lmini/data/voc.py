@@ -1,4 +1,4 @@
-"""PASCAL VOC's form, and what tools make of it: an XML file per picture, in folders of many names.
+"""PASCAL VOC's form, and what tools make of it: an XML file per image, in folders of many names.
 
 Boxes become edges in pixels from 0. VOC's are the first and last pixel, counted from 1: left and top lose
 1. Some tools count from 0, edge to edge; a folder in which any left or top is below 1 is taken to be
@@ -7,7 +7,8 @@ theirs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -15,14 +16,12 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.ElementTree import fromstring
 
 from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import Entry, Found, Object, Reading
-from d2lmini.data.files import DataError, inner, read_bytes, skipping
+from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
+from d2lmini.data.splits import SPLITS, listed, read_list
 
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-PICTURE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img", "photos", "pictures"}
+IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img", "photos"}
 MAX_XML = 8 * 2**20  # bytes: 20,000 objects
-MAX_LIST = 256 * 2**20
 
 
 class VocFile(NamedTuple):
@@ -33,6 +32,34 @@ class VocFile(NamedTuple):
     size: tuple[int, int] | None
     objects: tuple[Object, ...]
     left_out: int
+
+
+class VocFolder(NamedTuple):
+    """All that a folder has: XML files by their keys, images by name, and where pixels are counted from."""
+
+    root: Path
+    files: Mapping[str, VocFile]
+    images: Mapping[str, list[Path]]
+    origin: int
+
+    def entries(self, keys: Iterable[str], options: LoadOptions) -> list[Entry]:
+        """The entries of the chosen files, without those that could not be read."""
+        chosen = [key for key in keys if key in self.files]
+        options.note_left_out(sum(self.files[key].left_out for key in chosen), self.root)
+        entries = []
+        for key in chosen:
+            with skipping(options.faults):
+                entries.append(self._entry(key))
+        return entries
+
+    def _entry(self, key: str) -> Entry:
+        file = self.files[key]
+        objects = [
+            Object(name, (left - self.origin, top - self.origin, right, bottom))
+            for name, (left, top, right, bottom) in file.objects
+        ]
+        image = _image(file, PurePosixPath(key).parent.parts, self.images)
+        return Entry(image, tuple(objects), str(file.path), file.size)
 
 
 # -------------------------------------------------------------------------------------- where things are
@@ -58,89 +85,82 @@ def _annotations(folder: Path, root: Path) -> Path | None:
     return None
 
 
-def read_voc(root: Path, base: Path, split: str, reading: Reading) -> Found:
-    """The pictures of a split (or all, where there is no list of it) of a folder in VOC's form.
+def read_voc(root: Path, base: Path, options: LoadOptions) -> Found:
+    """A folder in VOC's form, whose XML files are below `base`. Raises DataError naming the file and object.
 
-    All XML files below `base` are read, also those of other splits: what the classes are and where
-    counting starts must not depend on the split. Raises DataError naming the file and object.
+    All XML files are read at once: what the classes are and where counting starts must not depend on the
+    split.
     """
-    paths = _paths(base)
-    chosen, divided = _listed(root, base, split, paths, reading) or _in_folder_of(split, paths)
+    paths = {
+        path.relative_to(base).with_suffix("").as_posix(): path
+        for path in on_disk.files_below(base, [".xml"])
+    }
     files: dict[str, VocFile] = {}
     for key, path in paths.items():
-        with skipping(reading.faults):
-            files[key] = read_xml(path, reading.difficult)
-    pictures = _pictures(root)
-    _note_pictures(root, pictures, files, reading)
-    reading.note_left_out(sum(files[key].left_out for key in chosen if key in files), root)
-    classes = {found.name for file in files.values() for found in file.objects}
-    lows = [low for file in files.values() for found in file.objects for low in found.edges[:2]]
-    origin = 0 if any(low < 1 for low in lows) else 1
-    entries = []
-    for key in (key for key in chosen if key in files):
-        with skipping(reading.faults):
-            entries.append(_entry(files[key], PurePosixPath(key), pictures, origin))
-    return Found(entries, classes, divided)
+        with skipping(options.faults):
+            files[key] = read_xml(path, options.difficult)
+    images: dict[str, list[Path]] = {}
+    for path in on_disk.files_below(root, IMAGE_SUFFIXES):
+        images.setdefault(path.stem, []).append(path)
+    _note_images(root, images, files, options)
+    objects = [found for file in files.values() for found in file.objects]
+    from_0 = any(low < 1 for found in objects for low in found.edges[:2])
+    voc = VocFolder(root, files, images, 0 if from_0 else 1)
+    parts = _by_lists(voc, base, paths) or {
+        split: partial(voc.entries, keys) for split, keys in _by_folders(paths).items()
+    }
+    return Found(parts | {"all": partial(voc.entries, paths)}, {found.name for found in objects})
 
 
-def _paths(base: Path) -> dict[str, Path]:
-    """The XML files by their path below `base`, without ending."""
-    paths = (path for folder in on_disk.folders(base) for path in on_disk.files(folder, [".xml"]))
-    return {path.relative_to(base).with_suffix("").as_posix(): path for path in paths}
+def _by_lists(
+    voc: VocFolder, base: Path, known: Iterable[str]
+) -> dict[str, Callable[[LoadOptions], list[Entry]]]:
+    """The parts that have lists in ImageSets; trainval.txt is one where train and val have none."""
+    places = [top / name for top in (voc.root, base.parent) for name in ("ImageSets", "ImageSets/Main")]
+    lists = {path.stem: path for place in places if place.is_dir() for path in on_disk.files(place, [".txt"])}
+    lists = {name: lists[name] for name in ("trainval", *SPLITS) if name in lists}
+
+    def read(path: Path, options: LoadOptions) -> list[Entry]:
+        named = set().union(*map(listed, lists.values()))
+        unlisted = [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
+        if unlisted:
+            options.notes.append(
+                f"{voc.root}: {len(unlisted)} annotations are in no list and not used, {unlisted[0]} for one"
+            )
+        return voc.entries(read_list(path, known), options)
+
+    parts = {name: partial(read, path) for name, path in lists.items()}
+    if parts.keys() & {"train", "val"}:
+        parts.pop("trainval", None)
+    return parts
 
 
-def _in_folder_of(split: str, files: Iterable[str]) -> tuple[list[str], bool]:
-    """The files in Annotations/train or the like, and whether all lie in such folders."""
-    kinds = {alias: name for name, aliases in SPLITS.items() for alias in aliases}
-    files = list(files)
-    of = {key: kinds.get(PurePosixPath(key).parts[0].lower()) for key in files if "/" in key}
-    if split == "all" or len(of) < len(files) or None in of.values() or len(set(of.values())) < 2:
-        return files, False
-    chosen = [key for key, name in of.items() if name == split]
-    if not chosen:
-        there = ", ".join(sorted({str(name) for name in of.values()}))
-        raise DataError(f"there are no annotations for {split}, but for {there}: ask for one of those")
-    return chosen, True
+def _by_folders(keys: Iterable[str]) -> dict[str, list[str]]:
+    """The files by split where all lie in Annotations/train or the like, or nothing."""
+    splits = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
+    parts: dict[str | None, list[str]] = {}
+    for key in keys:
+        folder, _, below = key.partition("/")
+        parts.setdefault(splits.get(folder.lower()) if below else None, []).append(key)
+    return parts if None not in parts and len(parts) > 1 else {}
 
 
-def _pictures(root: Path) -> dict[str, list[Path]]:
-    """All pictures in the folder and below, by their names without ending."""
-    pictures: dict[str, list[Path]] = {}
-    for folder in on_disk.folders(root):
-        for path in on_disk.files(folder, SUFFIXES):
-            pictures.setdefault(path.stem, []).append(path)
-    return pictures
-
-
-def _note_pictures(
-    root: Path, pictures: Mapping[str, list[Path]], files: Mapping[str, VocFile], reading: Reading
+def _note_images(
+    root: Path, images: Mapping[str, list[Path]], files: Mapping[str, VocFile], options: LoadOptions
 ) -> None:
-    """Say which pictures have no annotation: they may have been forgotten, and are not used."""
+    """Note the images that no file is for, in folders that have images of others."""
     known = {file.path.stem for file in files.values()}
     known |= {PurePosixPath(file.filename.replace("\\", "/")).stem for file in files.values()}
-    folders = {path.parent for stem in known & pictures.keys() for path in pictures[stem]}
-    alone = [path for stem in pictures.keys() - known for path in pictures[stem] if path.parent in folders]
-    if alone:
-        reading.notes.append(
-            f"{root}: {len(alone)} pictures have no annotation and are not used, {min(alone).name} for one"
-        )
+    folders = {path.parent for stem in known & images.keys() for path in images[stem]}
+    alone = [path for stem in images.keys() - known for path in images[stem] if path.parent in folders]
+    options.note_unannotated(alone, root)
 
 
-def _entry(file: VocFile, key: PurePosixPath, pictures: Mapping[str, list[Path]], origin: int) -> Entry:
-    objects = tuple(_count_from_0(found, origin) for found in file.objects)
-    return Entry(_picture(file, key.parent.parts, pictures), objects, str(file.path), file.size)
-
-
-def _count_from_0(found: Object, origin: int) -> Object:
-    left, top, right, bottom = found.edges
-    return Object(found.name, (left - origin, top - origin, right, bottom))
-
-
-def _picture(file: VocFile, below: Sequence[str], pictures: Mapping[str, list[Path]]) -> Path:
-    """The picture of an XML file: the one of the same name, or else the one it names.
+def _image(file: VocFile, below: Sequence[str], images: Mapping[str, list[Path]]) -> Path:
+    """The image of an XML file: the one of the same name, or else the one it names.
 
     In this order, because files are renamed and <filename> is not; its ending is often wrong too. Of
-    several (masks have their picture's name), the one with the ending named, in a folder for pictures, in
+    several (masks have their image's name), the one with the ending named, in a folder for images, in
     the same folder below (`below`), in this order.
     """
     where = str(file.path)
@@ -148,11 +168,11 @@ def _picture(file: VocFile, below: Sequence[str], pictures: Mapping[str, list[Pa
     tests = (
         lambda path: path.name == named,
         lambda path: path.parent == file.path.parent,
-        lambda path: any(part.lower() in PICTURE_FOLDERS for part in path.parts[:-1]),
+        lambda path: any(part.lower() in IMAGE_FOLDERS for part in path.parts[:-1]),
         lambda path: not below or path.parts[-1 - len(below) : -1] == tuple(below),
     )
     for stem in (file.path.stem, PurePosixPath(named).stem):
-        found = pictures.get(stem, [])
+        found = images.get(stem, [])
         for test in tests:
             found = [path for path in found if test(path)] or found
         if len(found) == 1:
@@ -161,87 +181,9 @@ def _picture(file: VocFile, below: Sequence[str], pictures: Mapping[str, list[Pa
             there = " and ".join(str(path) for path in found)
             raise DataError(f"{where} may be for {there}: keep one, or give it in <filename>")
     raise DataError(
-        f"{where}: there is no picture {file.path.stem} or {named or '(no <filename>)'} in the folder: "
-        "add the picture or remove the annotation"
+        f"{where}: there is no image {file.path.stem} or {named or '(no <filename>)'} in the folder: "
+        "add the image or remove the annotation"
     )
-
-
-# ------------------------------------------------------------------------------------------------- lists
-
-
-def _listed(
-    root: Path, base: Path, split: str, known: Iterable[str], reading: Reading
-) -> tuple[list[str], bool] | None:
-    """What the list of a split names, and that this is the split; None without such lists.
-
-    Where there is only trainval.txt for train and val, it is that list, still to be divided.
-    """
-    places = [top / name for top in (base.parent, root) for name in ("ImageSets/Main", "ImageSets")]
-    paths = {path.stem: path for place in places[::-1] if place.is_dir() for path in _lists(place)}
-    paths = {name: path for name, path in paths.items() if name in (*SPLITS, "trainval")}
-    if split == "all" or not paths:
-        return None
-    whole = split == "test" or "trainval" not in paths or not {"train", "val"}.isdisjoint(paths)
-    name = split if whole else "trainval"
-    if name not in paths:
-        there = ", ".join(sorted(paths))
-        where = next(iter(paths.values())).parent
-        raise DataError(f"{where} has no {split}.txt, but lists for {there}: ask for one of those")
-    named = {_short(line) for path in paths.values() for _, line in _lines(path)}
-    others = [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
-    if others:
-        reading.notes.append(
-            f"{root}: {len(others)} annotations are in no list and not used, {others[0]} for one"
-        )
-    return read_list(paths[name], known), whole
-
-
-def _lists(folder: Path) -> list[Path]:
-    return on_disk.files(folder, [".txt"])
-
-
-def read_list(path: Path, known: Iterable[str]) -> list[str]:
-    """The names (paths below some folder, without ending) that the lines of a list mean.
-
-    A line is such a path or its last part, with or without an ending. Raises DataError for a name that is
-    not known, or stands for several, or comes twice.
-    """
-    by_stem: dict[str, list[str]] = {}
-    for name in known:
-        for key in {name, PurePosixPath(name).name}:
-            by_stem.setdefault(key, []).append(name)
-    found: dict[str, str] = {}
-    for number, line in _lines(path):
-        name = _meant(line, by_stem, f"{path}, line {number}")
-        if name in found:
-            raise DataError(f"{path}, line {number}: {line!r} was named before: keep one line")
-        found[name] = line
-    return list(found)
-
-
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a list that are not empty, each with its number."""
-    try:
-        lines = read_bytes(path, MAX_LIST).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
-    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _short(line: str) -> str:
-    """A line without the ending of a picture."""
-    path = PurePosixPath(line.replace("\\", "/"))
-    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix()
-
-
-def _meant(line: str, by_stem: Mapping[str, list[str]], where: str) -> str:
-    """The one name that a line means."""
-    for key in (line, _short(line), PurePosixPath(_short(line)).name):
-        if len(names := by_stem.get(key, [])) == 1:
-            return names[0]
-        if names:
-            raise DataError(f"{where}: {line!r} may be {' or '.join(names)}: name it with its folder")
-    raise DataError(f"{where}: there is no annotation for {line!r}: add one or remove the line")
 
 
 # --------------------------------------------------------------------------------------------- XML files
@@ -279,7 +221,7 @@ def _object(element: Element, where: str) -> Object:
 
 
 def _size(annotation: Element) -> tuple[int, int] | None:
-    """The (width, height) of the picture; None where it is missing, as often, or no number."""
+    """The (width, height) of the image; None where it is missing, as often, or no number."""
     try:
         width, height = (int(float(annotation.findtext(f"size/{s}") or "")) for s in ("width", "height"))
     except (ValueError, OverflowError):

@@ -11,11 +11,13 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).parent
-START = ("dom.js", "start.js")  # what a page holds before the first click
+FIGURE = ("bytes.js", "dom.js", "drawing.js")  # what the scripts of widgets/ begin with
+START = ("bytes.js", "dom.js", "start.js")  # what a page holds before the first click
 LIVE = (
-    *("network.js", "simd.js", "engine.js"),
-    *("dom.js", "decode.js", "nms.js", "scoring.js", "pixels.js", "picture.js", "view.js", "details.js"),
-    *("report.js", "layers.js", "truth.js", "camera.js", "saving.js", "app.js", "source.js"),
+    *("bytes.js", "network.js", "simd.js", "engine.js"),
+    *("dom.js", "drawing.js", "controls.js", "decode.js", "nms.js", "scoring.js", "pixels.js", "image.js"),
+    *("view.js", "details.js", "report.js", "layers.js", "truth.js", "camera.js", "saving.js"),
+    *("app.js", "source.js"),
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
 PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template

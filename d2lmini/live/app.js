@@ -1,8 +1,10 @@
-// The detector in the reader's hands: a picture in, boxes out, and every step between them to be seen.
-import { choice, colourOf, h, slider, tick } from "./dom.js";
+// The detector in the reader's hands: an image in, boxes out, and every step between them to be seen.
+import { choice, slider, tick } from "./controls.js";
+import { html } from "./dom.js";
+import { colorOf } from "./drawing.js";
 import { decodeBoxes, foregroundScores, makeAnchors, placeOf } from "./decode.js";
 import { detect } from "./nms.js";
-import { fromBitmap, readPicture } from "./picture.js";
+import { fromBitmap, readImage } from "./image.js";
 import { makeMaps, makeView } from "./view.js";
 import { describe } from "./details.js";
 import { layersOf, said } from "./layers.js";
@@ -18,11 +20,11 @@ const many = (n, one, more) => `${n.toLocaleString("en")} ${n === 1 ? one : more
 
 /**
  * Fill the frame that start.js made: { root, body, after, tell }. `model` is what `export.browser_model` writes
- * (its weights are not needed here), `engine` answers for its pictures. Returns { open, camera, end }.
+ * (its weights are not needed here), `engine` answers for its images. Returns { open, camera, end }.
  */
 export function startApp({ root, body, after, tell }, model, engine) {
   const { classes } = model, anchors = makeAnchors(model), view = makeView();
-  let picture = null, answers = null, result = null, chosen = null; // what is shown
+  let image = null, answers = null, result = null, chosen = null; // what is shown
   let request = 0, stopCamera = null, frame = 0; // what is under way
 
   // ---- what the reader can set
@@ -35,27 +37,27 @@ export function startApp({ root, body, after, tell }, model, engine) {
   const truth = makeTruth(view, classes, later);
   const maps = makeMaps(model, choose);
   const last = anchors.length / 4 - 1;
-  const number = h("input", { type: "number", min: 0, max: last, step: 1, onchange: () => choose(Number(number.value)) });
+  const number = html("input", { type: "number", min: 0, max: last, step: 1, onchange: () => choose(Number(number.value)) });
 
-  const list = h("ul", { class: "found" }), details = h("div", { class: "details" }), report = h("div", { class: "report" });
-  const button = (text, act) => h("button", { type: "button", onclick: act }, text);
+  const list = html("ul", { class: "found" }), details = html("div", { class: "details" }), report = html("div", { class: "report" });
+  const button = (text, act) => html("button", { type: "button", onclick: act }, text);
   body.replaceChildren(
-    h("div", { class: "look" }, h("div", { class: "main" }, view.element),
-      h("div", { class: "side" }, h("p", {}, "The highest score at every place, scale by scale:"), maps.element,
-        h("label", { class: "knob" }, h("span", {}, "anchor"), number))),
-    h("div", { class: "controls" }, [score, overlap, method, aware, everything, marking].map(({ element }) => element)));
-  const bar = [button("add a true box", addTrueBox), button("save as PNG", savePicture), button("save as JSON", saveNumbers)];
-  after.replaceChildren(list, details, report, truth.element, h("div", { class: "bar" }, bar));
+    html("div", { class: "look" }, html("div", { class: "main" }, view.element),
+      html("div", { class: "side" }, html("p", {}, "The highest score at every place, scale by scale:"), maps.element,
+        html("label", { class: "knob" }, html("span", {}, "anchor"), number))),
+    html("div", { class: "controls" }, [score, overlap, method, aware, everything, marking].map(({ element }) => element)));
+  const bar = [button("add a true box", addTrueBox), button("save as PNG", saveImage), button("save as JSON", saveNumbers)];
+  after.replaceChildren(list, details, report, truth.element, html("div", { class: "bar" }, bar));
 
-  // ---- a picture in
+  // ---- an image in
 
-  /** Show what the network says of a file; a later picture overtakes an earlier one. */
+  /** Show what the network says of a file; a later image overtakes an earlier one. */
   async function open({ blob, title, truth: boxes }) {
     stopCamera?.();
     const mine = ++request;
     tell(`${title}: looking …`);
     try {
-      const read = await readPicture(blob, title, model);
+      const read = await readImage(blob, title, model);
       if (mine === request) await look(read, mine);
       if (mine === request) truth.set(boxes);
     } catch (error) {
@@ -63,15 +65,15 @@ export function startApp({ root, body, after, tell }, model, engine) {
     }
   }
 
-  /** Ask the network, and keep what it says if no newer picture has come. */
+  /** Ask the network, and keep what it says if no newer image has come. */
   async function look(read, mine) {
     const given = await engine.run(read.rgba);
     if (mine !== request) return;
-    picture = read, chosen = null;
+    image = read, chosen = null;
     const boxes = decodeBoxes(anchors, given.offsets, model.decoding);
     answers = { ...given, anchors, boxes, scores: foregroundScores(given.logits, classes.length) };
     maps.paint(answers.scores);
-    view.show(picture.shown);
+    view.show(image.shown);
     draw();
   }
 
@@ -81,7 +83,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
       stopCamera();
       return;
     }
-    const before = request; // until the first frame is there, a picture on its way keeps its place
+    const before = request; // until the first frame is there, an image on its way keeps its place
     let last = performance.now(), mine = 0;
     tell("The camera is starting …");
     const stop = await startCamera(async (video) => {
@@ -94,7 +96,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
       stopCamera = null, button.textContent = "camera";
       delete root.dataset.rate;
     });
-    if (!mine && request !== before) return void stop(); // a picture was chosen meanwhile
+    if (!mine && request !== before) return void stop(); // an image was chosen meanwhile
     stopCamera = stop, button.textContent = "stop the camera";
     truth.set([]);
   }
@@ -115,7 +117,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     const { above, found } = result, same = ({ anchor, label }) => anchor === chosen.anchor && label === chosen.label;
     if (chosen) chosen = all().find(same) ?? outside(chosen.anchor);
     tell(summary());
-    view.boxes(layers(), `${picture.name}: ${found.map((one) => said(one, classes)).join(", ") || "nothing found"}`);
+    view.boxes(layers(), `${image.name}: ${found.map((one) => said(one, classes)).join(", ") || "nothing found"}`);
     showList(found);
     details.replaceChildren(...(chosen ? [describe(chosen, above, answers, model)] : []));
     report.replaceChildren(...(marking.value ? [reportOn(found, detect(answers, options(LEAST)).found, truth.boxes, LEAST)] : []));
@@ -132,14 +134,14 @@ export function startApp({ root, body, after, tell }, model, engine) {
       `${many(above.length, "score", "scores")} from ${score.value.toFixed(2)} on`,
       `${many(found.length, "box", "boxes")} after ${method.value === "hard" ? "NMS" : "Soft-NMS"}`,
     ];
-    return `${picture.name}: ${steps.join(", ")}. ${engine.name}, ${Math.round(answers.ms)} ms.`;
+    return `${image.name}: ${steps.join(", ")}. ${engine.name}, ${Math.round(answers.ms)} ms.`;
   }
 
   /** A button for each box; the keyboard stays where it was. */
   function showList(found) {
     const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-    list.replaceChildren(...found.map((one) => h("li", {}, h("button", {
-      type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colourOf(one.label)}`, onclick: () => pick(one),
+    list.replaceChildren(...found.map((one) => html("li", {}, html("button", {
+      type: "button", "aria-pressed": String(one === chosen), style: `border-color:${colorOf(one.label)}`, onclick: () => pick(one),
     }, said(one, classes)))));
     list.querySelectorAll("button")[at]?.focus();
   }
@@ -182,7 +184,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
   // ---- against the truth
 
   function addTrueBox() {
-    if (!answers) return void tell("Choose a picture first.");
+    if (!answers) return void tell("Choose an image first.");
     marking.value = true, truth.on = true;
     truth.add();
     draw();
@@ -191,23 +193,23 @@ export function startApp({ root, body, after, tell }, model, engine) {
 
   // ---- out of the page
 
-  function savePicture() {
-    if (!answers) return void tell("Choose a picture first.");
-    drawDetections(picture, result.found, classes).toBlob((blob) => save(blob, "detections.png"), "image/png");
+  function saveImage() {
+    if (!answers) return void tell("Choose an image first.");
+    drawDetections(image, result.found, classes).toBlob((blob) => save(blob, "detections.png"), "image/png");
     tell(`Saved as detections.png: ${many(result.found.length, "box", "boxes")}.`);
   }
 
   function saveNumbers() {
-    if (!answers) return void tell("Choose a picture first.");
+    if (!answers) return void tell("Choose an image first.");
     const made = { settings: options(), engine: engine.name, model: model.sha256 };
-    const record = { ...recordOf(picture, result.found, classes), ...made };
+    const record = { ...recordOf(image, result.found, classes), ...made };
     save(new Blob([JSON.stringify(record, null, 1)], { type: "application/json" }), "detections.json");
     tell(`Saved as detections.json: ${many(result.found.length, "box", "boxes")}.`);
   }
 
-  const watch = new ResizeObserver(() => { if (picture) { view.show(picture.shown); later(); } });
+  const watch = new ResizeObserver(() => { if (image) { view.show(image.shown); later(); } });
   watch.observe(root);
-  root.state = () => ({ picture, answers, result, engine: engine.name, truth: truth.boxes }); // for tests, and for the curious
+  root.state = () => ({ image: image, answers, result, engine: engine.name, truth: truth.boxes }); // for tests, and for the curious
   return {
     open, camera,
     end() {

@@ -59,8 +59,8 @@ export function foregroundScores(logits, classes) {
 }
 
 /** Corner boxes, A × 4, not clipped: `boxes.decode`. */
-export function decodeBoxes(anchors, offsets, { centre, size, most }) {
-  const boxes = new Float32Array(anchors.length), variance = f(centre), growth = f(size), limit = f(most);
+export function decodeBoxes(anchors, offsets, { center, size, most }) {
+  const boxes = new Float32Array(anchors.length), variance = f(center), growth = f(size), limit = f(most);
   for (let at = 0; at < anchors.length; at += 4) {
     for (let axis = 0; axis < 2; axis++) {
       const low = anchors[at + axis], high = anchors[at + axis + 2], side = f(high - low);

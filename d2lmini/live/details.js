@@ -1,5 +1,6 @@
 // What is behind one box: its anchor, how far it was moved, what it scored, what it removed.
-import { colourOf, h } from "./dom.js";
+import { html } from "./dom.js";
+import { colorOf } from "./drawing.js";
 import { placeOf } from "./decode.js";
 import { iou } from "./nms.js";
 
@@ -17,21 +18,21 @@ export function describe(one, above, answers, model) {
   const at = one.anchor * 4, corners = Array.from(answers.anchors.subarray(at, at + 4));
   const [left, top, right, bottom] = corners.map((v) => v.toFixed(2));
   const moves = Array.from(answers.offsets.subarray(at, at + 4), (v) => String(Number(v.toFixed(1)) + 0).replace("-", "−"));
-  return h("div", {},
-    h("p", {}, h("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: `,
+  return html("div", {},
+    html("p", {}, html("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: `,
       `from (${left}, ${top}) to (${right}, ${bottom}). `,
       `Offsets ${moves.join(", ")}: it keeps an IoU of ${iou(corners, one.box).toFixed(2)} with its box.`),
     bars(shares(answers.logits, one.anchor, model.classes.length), model.classes),
-    h("p", {}, fate(one, above, model)));
+    html("p", {}, fate(one, above, model)));
 }
 
 /** The class scores as bars with their numbers. */
 function bars(values, classes) {
   const names = ["background", ...classes];
-  return h("table", { class: "bars" }, h("tbody", {}, values.map((value, k) => h("tr", {},
-    h("th", { scope: "row" }, names[k]),
-    h("td", {}, h("i", { style: `width:${(100 * value).toFixed(1)}%;background:${k ? colourOf(k - 1) : "var(--soft)"}` })),
-    h("td", {}, value.toFixed(3))))));
+  return html("table", { class: "bars" }, html("tbody", {}, values.map((value, k) => html("tr", {},
+    html("th", { scope: "row" }, names[k]),
+    html("td", {}, html("i", { style: `width:${(100 * value).toFixed(1)}%;background:${k ? colorOf(k - 1) : "var(--soft)"}` })),
+    html("td", {}, value.toFixed(3))))));
 }
 
 /** What suppression did to it, or it to others, in a sentence. */

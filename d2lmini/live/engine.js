@@ -1,9 +1,7 @@
 // The network in the reader's browser: weights from text to floats, and the fastest convolution that is allowed.
 import { forward, layOut, placeWeights } from "./network.js";
+import { bytesOf64 } from "./bytes.js";
 import { loadKernel } from "./simd.js";
-
-/** Bytes of a base64 text. */
-export const bytesOf64 = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 
 /** float16, as whole numbers of 16 bits, to float32. */
 export function fromHalf(halves) {
@@ -28,7 +26,7 @@ export async function makeEngine(model, { simd = true, pause } = {}) {
   };
 }
 
-/** What a worker does: the first message is the model, every further one a picture. */
+/** What a worker does: the first message is the model, every further one an image. */
 export function serve(port) {
   let engine;
   port.onmessage = async ({ data }) => {

@@ -1,8 +1,8 @@
-// Everything that is drawn over the picture, from the back to the front.
-import { colourOf } from "./dom.js";
+// Everything that is drawn over the image, from the back to the front.
+import { colorOf, inkOn } from "./drawing.js";
 import { bestOverlap } from "./report.js";
 
-const WHITE = { colour: "#fff", dashed: true, thick: 2 };
+const WHITE = { color: "#fff", dashed: true, width: 2 };
 
 /** What a box says: its class and its score. */
 export const said = ({ label, score }, classes) => `${classes[label]} ${score.toFixed(2)}`;
@@ -13,14 +13,14 @@ export const said = ({ label, score }, classes) => `${classes[label]} ${score.to
  * are drawn too, coloured by `scaleOf` them, and `truth` are the true boxes where they are to be seen, else none.
  */
 export function layersOf({ above, found, chosen, everything, truth, drawn }, { anchors, classes, scaleOf }) {
-  const candidates = everything ? above.map((one) => [one.box, { colour: colourOf(scaleOf(one)), thick: 1.25 }]) : [];
-  const own = (one) => ({ colour: colourOf(one.label), label: one.label, tag: said(one, classes) });
-  const detections = found.map((one) => [one.box, { ...own(one), faint: chosen && one !== chosen ? 0.45 : 1 }]);
+  const candidates = everything ? above.map((one) => [one.box, { color: colorOf(scaleOf(one)), width: 1.25, rim: false }]) : [];
+  const own = (one) => ({ color: colorOf(one.label), ink: inkOn(one.label), tag: said(one, classes) });
+  const detections = found.map((one) => [one.box, { ...own(one), opacity: chosen && one !== chosen ? 0.45 : 1 }]);
   const layers = [...candidates.reverse(), ...detections.reverse()];
   if (chosen) {
-    for (const one of above) if (one.by === chosen) layers.push([one.box, { colour: "#fff", thick: 1 }]);
+    for (const one of above) if (one.by === chosen) layers.push([one.box, { color: "#fff", width: 1, rim: false }]);
     const anchor = anchors.subarray(4 * chosen.anchor, 4 * chosen.anchor + 4);
-    layers.push([anchor, WHITE], [chosen.box, { ...own(chosen), thick: 4 }]);
+    layers.push([anchor, WHITE], [chosen.box, { ...own(chosen), width: 4 }]);
   }
   for (const [i, one] of truth.entries()) {
     const tag = `${i + 1}: ${classes[one.label]} ${bestOverlap(one, found).toFixed(2)}`;

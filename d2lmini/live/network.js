@@ -165,7 +165,7 @@ function readHead(memory, map, values, target, first) {
 }
 
 /**
- * One picture through the network: rgba, as many bytes as `size` asks for, to { logits, offsets }.
+ * One image through the network: rgba, as many bytes as `size` asks for, to { logits, offsets }.
  *
  * `kernel` may bring faster versions of `convolve` and `pool` (simd.js); `pause` is awaited between layers
  * where the page has to stay alive, and is left out in a worker.

@@ -13,7 +13,7 @@ export const clip = (value) => Math.min(1, Math.max(0, value));
 
 /**
  * The pairs of an anchor and a class that score at least `score`, best first, at most `topK` of them:
- * [{ anchor, label, score, box }]. Boxes are clipped to the picture; those with nothing left are dropped.
+ * [{ anchor, label, score, box }]. Boxes are clipped to the image; those with nothing left are dropped.
  */
 export function candidates({ scores, boxes }, { score, topK = 400 }) {
   const least = f(score), classes = scores.length / (boxes.length / 4), found = [];

@@ -1,4 +1,4 @@
-// A picture's pixels as Pillow would resize them, to the byte: the network was trained on Pillow's, and a
+// An image's pixels as Pillow would resize them, to the byte: the network was trained on Pillow's, and a
 // canvas resizes by other rules, which moves boxes.
 import { clip } from "./nms.js";
 
@@ -8,9 +8,9 @@ const BITS = 22; // of the fixed-point weights
 export function triangle(from, to) {
   const scale = from / to, reach = Math.max(scale, 1);
   return Array.from({ length: to }, (_, i) => {
-    const centre = (i + 0.5) * scale;
-    const first = Math.max(0, Math.trunc(centre - reach + 0.5)), end = Math.min(from, Math.trunc(centre + reach + 0.5));
-    const raw = Array.from({ length: end - first }, (_, j) => Math.max(0, 1 - Math.abs((j + first - centre + 0.5) * (1 / reach))));
+    const center = (i + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(center - reach + 0.5)), end = Math.min(from, Math.trunc(center + reach + 0.5));
+    const raw = Array.from({ length: end - first }, (_, j) => Math.max(0, 1 - Math.abs((j + first - center + 0.5) * (1 / reach))));
     const sum = raw.reduce((a, b) => a + b, 0);
     return { first, weights: Int32Array.from(raw, (w) => Math.trunc(0.5 + (w / sum) * 2 ** BITS)) };
   });
@@ -32,7 +32,7 @@ function along(source, target, taps, lines, { step, line, targetStep, targetLine
 }
 
 /**
- * Resize a picture of any size to width × height. `strip(top, rows)` gives its pixels, RGBA, a few rows at
+ * Resize an image of any size to width × height. `strip(top, rows)` gives its pixels, RGBA, a few rows at
  * a time, so that a photograph of many megapixels never lies in memory twice.
  */
 export function resize(strip, fromWidth, fromHeight, width, height) {
@@ -57,15 +57,15 @@ function rounded(value) {
   return over > 0.5 || (over === 0.5 && low % 2) ? low + 1 : low;
 }
 
-/** Where a picture goes in the network's square, in its pixels: "stretch" fills it, "letterbox" keeps the shape. */
-export function placement(fromWidth, fromHeight, [height, width], fit) {
-  if (fit !== "letterbox") return { left: 0, top: 0, width, height };
+/** Where an image goes in the network's square, in its pixels: "stretch" fills it, "letterbox" keeps the shape. */
+export function placement(fromWidth, fromHeight, [height, width], resizeMode) {
+  if (resizeMode !== "letterbox") return { left: 0, top: 0, width, height };
   const scale = Math.min(width / fromWidth, height / fromHeight);
   const [wide, high] = [fromWidth, fromHeight].map((side) => Math.max(1, rounded(scale * side)));
   return { left: Math.floor((width - wide) / 2), top: Math.floor((height - high) / 2), width: wide, height: high };
 }
 
-/** A resized picture in its place, and bands of its mean colour around it: { rgba, band }. */
+/** A resized image in its place, and bands of its mean colour around it: { rgba, band }. */
 export function withBands(pixels, place, [height, width]) {
   if (place.width === width && place.height === height) return { rgba: pixels, band: "#fff" };
   const mean = [0, 1, 2].map((channel) => {
@@ -82,7 +82,7 @@ export function withBands(pixels, place, [height, width]) {
   return { rgba, band: `rgb(${mean.join(" ")})` };
 }
 
-/** A box in the square as shares of the picture alone; null where nothing of it is in the picture. */
+/** A box in the square as shares of the image alone; null where nothing of it is in the image. */
 export function outOfSquare([x0, y0, x1, y1], { left, top, width, height }) {
   const box = [clip((x0 - left) / width), clip((y0 - top) / height), clip((x1 - left) / width), clip((y1 - top) / height)];
   return box[2] > box[0] && box[3] > box[1] ? box : null;

@@ -1,5 +1,5 @@
 // How the boxes fare against the true ones: a small table, and the IoU of every true box.
-import { h } from "./dom.js";
+import { html } from "./dom.js";
 import { iou } from "./nms.js";
 import { averagePrecision, count, meanAP } from "./scoring.js";
 
@@ -9,7 +9,7 @@ export const bestOverlap = (one, found) =>
 
 /** The table for `found`; `every` are the boxes from the lowest score on, which AP counts. */
 export function reportOn(found, every, truth, least) {
-  if (!truth.length) return h("p", {}, "Draw a true box: drag over the picture, or press “add a true box”.");
+  if (!truth.length) return html("p", {}, "Draw a true box: drag over the image, or press “add a true box”.");
   const { right, wrong, missed, precision, recall } = count(found, truth);
   const share = (value) => (Number.isNaN(value) ? "–" : value.toFixed(2));
   const columns = [
@@ -18,10 +18,10 @@ export function reportOn(found, every, truth, least) {
     ["AP50", share(averagePrecision(every, truth, 0.5))], ["AP", share(meanAP(every, truth))],
   ];
   const overlaps = truth.map((one) => bestOverlap(one, found).toFixed(2)).join(", ");
-  return h("div", {},
-    h("table", {}, h("tbody", {},
-      h("tr", {}, columns.map(([name]) => h("th", { scope: "col" }, name))),
-      h("tr", {}, columns.map(([, value]) => h("td", {}, String(value)))))),
-    h("p", {}, `IoU of the true boxes, in order, with the best box of their class: ${overlaps}. `,
+  return html("div", {},
+    html("table", {}, html("tbody", {},
+      html("tr", {}, columns.map(([name]) => html("th", { scope: "col" }, name))),
+      html("tr", {}, columns.map(([, value]) => html("td", {}, String(value)))))),
+    html("p", {}, `IoU of the true boxes, in order, with the best box of their class: ${overlaps}. `,
       `From 0.50 on a box is right. AP counts every box from a score of ${least} on.`));
 }

@@ -1,4 +1,4 @@
-// How good is a list of boxes, given the true ones? As `evaluate.evaluate` counts, for one picture.
+// How good is a list of boxes, given the true ones? As `evaluate.evaluate` counts, for one image.
 import { iou } from "./nms.js";
 
 /**

@@ -1,12 +1,12 @@
 // The convolution of kernel.wat, where WebAssembly with SIMD is to be had.
+import { bytesOf64 } from "./bytes.js";
 
 const KERNEL = "__KERNEL__"; // kernel.wasm in base64, put here when the modules are bundled
 
 /** The kernel and a memory of so many floats, or null where a browser or a page's rules refuse WebAssembly. */
 export async function loadKernel(floats, base64 = KERNEL) {
   try {
-    const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-    const { instance } = await WebAssembly.instantiate(bytes);
+    const { instance } = await WebAssembly.instantiate(bytesOf64(base64));
     const { memory, convolve, pool } = instance.exports;
     memory.grow(Math.ceil((floats * 4) / 65536));
     return {

@@ -1,4 +1,5 @@
 // Where the answers come from: a worker of this page, this page itself, or the Python of a notebook.
+import { bytesOf } from "./bytes.js";
 import { makeEngine } from "./engine.js";
 
 const SILENT = "no answer from Python, whose kernel may be busy or gone: run the cell again";
@@ -56,10 +57,9 @@ function settle(waiting, id, data) {
 export function kernelEngine(widget) {
   const waiting = new Map(), mine = Math.random().toString(36).slice(2); // several views share one model
   let last = 0;
-  const floats = (view) => new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
   widget.on("msg:custom", (message, buffers) => {
     if (!waiting.has(message.id)) return;
-    const [logits, offsets] = (buffers ?? []).map(floats);
+    const [logits, offsets] = (buffers ?? []).map((view) => new Float32Array(bytesOf(view)));
     settle(waiting, message.id, { ...message, logits, offsets });
   });
   const run = (rgba) => new Promise((resolve, reject) => {
@@ -71,7 +71,7 @@ export function kernelEngine(widget) {
   return Promise.resolve({ name: "Python", run: oneByOne(run) });
 }
 
-/** Pictures wait for each other: a network has one set of maps. */
+/** Images wait for each other: a network has one set of maps. */
 function oneByOne(run) {
   let before = Promise.resolve();
   return (rgba) => {

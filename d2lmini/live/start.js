@@ -1,45 +1,36 @@
-// What a page shows before the detector is wanted: pictures to choose from. The network, and everything else in
+// What a page shows before the detector is wanted: images to choose from. The network, and everything else in
 // this folder, is fetched with the first of them.
-import { h } from "./dom.js";
+import { html, makeReadout } from "./dom.js";
 
 /** Load a classic script; unlike fetch and import, that is allowed in a page opened from a disk. */
 export const script = (address) => new Promise((resolve, reject) => {
-  const tag = h("script", { src: address });
+  const tag = html("script", { src: address });
   tag.onload = resolve;
   tag.onerror = () => reject(new Error("a part of the detector could not be loaded: try again, or reload the page"));
   document.head.append(tag);
 });
 
 /**
- * The bar of pictures, and under it the first of them. `samples` are [{ title, truth, blob }], `about` says where
+ * The bar of images, and under it the first of them. `samples` are [{ title, truth, blob }], `about` says where
  * the network is; `load()` resolves to a function that fills the frame with what is alive. Returns a function
  * that ends it all.
  */
 export function begin(host, { samples, about, load }) {
-  let live = null, loading = null, spoken = 0;
+  let live = null, loading = null;
   const addresses = samples.map(({ blob }) => URL.createObjectURL(blob));
-  const buttons = samples.map((sample, i) => h("button", {
+  const buttons = samples.map((sample, i) => html("button", {
     type: "button", class: "sample", "aria-label": sample.title, "aria-pressed": "false",
     onclick: () => use((app) => app.open(sample), i),
-  }, h("img", { src: addresses[i], alt: "", width: 56, height: 56 })));
-  const file = h("input", { type: "file", accept: "image/*", onchange: () => own(file.files[0]) });
-  const camera = h("button", { type: "button", onclick: () => use((app) => app.camera(camera)) }, "camera");
-  const body = h("div", {}, addresses.length ? h("img", { class: "poster", src: addresses[0], alt: samples[0].title }) : "");
-  const readout = h("p", { class: "readout", "aria-live": "polite" }), after = h("div");
-  const root = h("div", {
+  }, html("img", { src: addresses[i], alt: "", width: 56, height: 56 })));
+  const file = html("input", { type: "file", accept: "image/*", onchange: () => own(file.files[0]) });
+  const camera = html("button", { type: "button", onclick: () => use((app) => app.camera(camera)) }, "camera");
+  const body = html("div", {}, addresses.length ? html("img", { class: "poster", src: addresses[0], alt: samples[0].title }) : "");
+  const { element: readout, tell, end } = makeReadout(), after = html("div");
+  const root = html("div", {
     class: "d2l-figure d2l-app", role: "group", "aria-label": "The detector, live",
     ondragover: (event) => event.preventDefault(), ondrop: dropped,
-  }, h("div", { class: "bar" }, buttons, h("label", { class: "file" }, file, h("span", {}, "your picture …")), camera),
+  }, html("div", { class: "bar" }, buttons, html("label", { class: "file" }, file, html("span", {}, "your image …")), camera),
   body, readout, after);
-
-  /** Say something; a screen reader hears where a movement ends, not every step of it. */
-  function tell(text) {
-    readout.setAttribute("aria-busy", "true");
-    readout.textContent = text;
-    root.dataset.state = text;
-    clearTimeout(spoken);
-    spoken = setTimeout(() => readout.removeAttribute("aria-busy"), 400);
-  }
 
   /** Do something with the page that is alive; the first time it has to come alive first. */
   async function use(act, pressed = -1) {
@@ -65,17 +56,18 @@ export function begin(host, { samples, about, load }) {
     own(event.dataTransfer.files[0]);
   }
 
-  /** Pictures from the clipboard go to the figure that the reader is at. */
+  /** Images from the clipboard go to the figure that the reader is at. */
   function pasted(event) {
     if (!root.matches(":hover") && !root.contains(document.activeElement)) return;
-    own([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")), "the pasted picture");
+    own([...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/")), "the pasted image");
   }
 
   document.addEventListener("paste", pasted);
   host.append(root);
-  tell(`Choose a picture, drop one here, or paste it. ${about}`);
+  tell(`Choose an image, drop one here, or paste it. ${about}`);
   return () => {
     live?.end();
+    end();
     document.removeEventListener("paste", pasted);
     addresses.forEach((address) => URL.revokeObjectURL(address));
   };

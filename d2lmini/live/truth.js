@@ -1,26 +1,26 @@
 // True boxes: those of a sample, or those that the reader draws, by pointer or by keyboard.
-import { h } from "./dom.js";
+import { arrow, html } from "./dom.js";
 
-const STEP = 0.01, SMALLEST = 0.02; // of the picture's sides: a key's move, the smallest box
+const STEP = 0.01, SMALLEST = 0.02; // of the image's sides: a key's move, the smallest box
 
 /** The list of true boxes with its controls. `view` is where they are drawn, `changed` is called after every change. */
 export function makeTruth(view, classes, changed) {
   let boxes = [], on = false, start = null, drawn = null;
-  const list = h("ul", { class: "truths" });
+  const list = html("ul", { class: "truths" });
   const update = () => {
     list.replaceChildren(...boxes.map(entry));
     changed();
   };
-  const entry = (one, i) => h("li", {},
-    h("button", {
+  const entry = (one, i) => html("li", {},
+    html("button", {
       type: "button", "aria-label": `true box ${i + 1}: arrow keys move it, with Shift they resize it`,
       onkeydown: (event) => nudge(event, one),
     }, `${i + 1}`),
-    h("select", {
+    html("select", {
       "aria-label": `class of true box ${i + 1}`,
       onchange: (event) => { one.label = event.target.selectedIndex; changed(); },
-    }, classes.map((name, k) => h("option", { selected: k === one.label }, name))),
-    h("button", { type: "button", "aria-label": `remove true box ${i + 1}`, onclick: () => remove(one) }, "remove"));
+    }, classes.map((name, k) => html("option", { selected: k === one.label }, name))),
+    html("button", { type: "button", "aria-label": `remove true box ${i + 1}`, onclick: () => remove(one) }, "remove"));
 
   function remove(one) {
     boxes = boxes.filter((other) => other !== one);
@@ -28,10 +28,9 @@ export function makeTruth(view, classes, changed) {
   }
 
   function nudge(event, one) {
-    const way = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] }[event.key];
+    const way = arrow(event);
     if (!way) return;
-    event.preventDefault();
-    const [left, top, right, bottom] = one.box, [x, y] = way;
+    const [left, top, right, bottom] = one.box, [x, y] = way.map((v) => v * STEP);
     const moved = event.shiftKey ? [left, top, right + x, bottom + y] : [left + x, top + y, right + x, bottom + y];
     if (moved.every((v) => v >= 0 && v <= 1) && moved[2] - moved[0] >= SMALLEST && moved[3] - moved[1] >= SMALLEST) one.box = moved;
     changed();

@@ -1,4 +1,5 @@
 // The live detector as a notebook's widget: in a page of the book it runs in the page, beside a kernel Python answers.
+import { bytesOf } from "./bytes.js";
 import { begin, script } from "./start.js";
 
 const ALONE = "Python does not answer, and without it only a page of the book can run this: run the cell again";
@@ -17,7 +18,7 @@ async function fromBook(folder, name) {
   return (frame) => startApp(frame, model, engine);
 }
 
-/** Python hands over the code, and later answers for every picture. */
+/** Python hands over the code, and later answers for every image. */
 async function fromKernel(widget) {
   const { code, model } = await new Promise((resolve, reject) => {
     const listen = (message) => {
@@ -34,15 +35,13 @@ async function fromKernel(widget) {
   return (frame) => startApp(frame, model, engine);
 }
 
-/** A picture of widgets.base.picture as a file. */
-const fileOf = ({ mime, bytes }) => new Blob([new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)], { type: mime });
-
 export default {
   render({ model, el }) {
-    const { name, about, samples, ...pictures } = model.get("data"), folder = bookFolder();
-    const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(pictures[`image${i}`]) }));
-    const here = `The network (${about}) is fetched then, and runs in this page: your own pictures never leave it.`;
-    const there = `The network (${about}) runs in the kernel of this notebook: your own pictures go there and no further.`;
+    const { name, about, samples, ...images } = model.get("data"), folder = bookFolder();
+    const fileOf = ({ mime, bytes }) => new Blob([bytesOf(bytes)], { type: mime });
+    const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(images[`image${i}`]) }));
+    const here = `The network (${about}) is fetched then, and runs in this page: your own images never leave it.`;
+    const there = `The network (${about}) runs in the kernel of this notebook: your own images go there and no further.`;
     const load = () => (folder ? fromBook(folder, name) : fromKernel(model));
     return begin(el, { about: folder ? here : there, samples: given, load });
   },

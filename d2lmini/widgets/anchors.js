@@ -1,4 +1,4 @@
-// The anchors of one feature map over a picture: the grid of centres, and the boxes at a chosen cell.
+// The anchors of one feature map over an image: the grid of centres, and the boxes at a chosen cell.
 // `shapes` (S, R, 2) are width and height by size and ratio; `best` (S, R, M, G) is each object's best IoU with any
 // anchor of that shape on map m. Python computed both; here a set of shapes is put together by looking them up.
 export default figure({
@@ -11,7 +11,7 @@ export default figure({
       "aria-label": "The feature map. Arrow keys choose another cell." });
     stage.svg.append(drawing, pad);
     stage.below.append(legend([["c5 dashed", "ground truth"], ["c0", "anchors here, a colour for each shape"], ["c1", "IoU 0.5"]]));
-    const where = () => { // `cell` is a place in the picture, so that it stays put when the map changes
+    const where = () => { // `cell` is a place in the image, so that it stays put when the map changes
       const n = maps[stage.get("map")], [x, y] = stage.get("cell");
       return [Math.min(n - 1, Math.floor(x * n)), Math.min(n - 1, Math.floor(y * n)), n];
     };
@@ -21,9 +21,8 @@ export default figure({
       choose(Math.floor(((event.clientX - area.left) / area.width) * n), Math.floor(((event.clientY - area.top) / area.height) * n), n);
     });
     pad.addEventListener("keydown", (event) => {
-      const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      const way = arrow(event);
       if (!way) return;
-      event.preventDefault();
       const [i, j, n] = where();
       choose(i + way[0], j + way[1], n);
     });
@@ -32,19 +31,19 @@ export default figure({
       // every size with the first ratio, then the first size with the other ratios
       const kinds = [[s, chosen[0]], ...(stage.get("second") ? [[s + further, chosen[0]]] : []), ...chosen.slice(1).map((r) => [s, r])];
       const narrow = stage.width < 560, side = narrow ? Math.min(stage.width, 420) : 420;
-      const view = new Picture({ top: 20, width: side, url: photo });
+      const view = new ImageView({ top: 20, width: side, url: photo });
       let dots = "";
       for (let y = 0; y < n; y++) for (let x = 0; x < n; x++) dots += `M${view.X((x + 0.5) / n)} ${view.Y((y + 0.5) / n)}h0`;
       const thick = n > 16 ? 2.5 : n > 4 ? 4 : 6, dot = { d: dots, fill: "none", "stroke-linecap": "round" };
       view.boxes.append(svg("path", { ...dot, stroke: "#101010", "stroke-width": thick + 1.5 }), svg("path", { ...dot, stroke: "#fff", "stroke-width": thick }));
       const found = names.map((_, g) => Math.max(...kinds.map(([k, r]) => best.at(k, r, m, g))));
-      names.forEach((_, g) => view.box(boxes.row(g), { colour: "#fff", dashed: true, width: 1.5 }));
-      view.box([i / n, j / n, (i + 1) / n, (j + 1) / n], { colour: "#fff", fillOpacity: 0.3, width: 1 });
+      names.forEach((_, g) => view.box(boxes.row(g), { color: "#fff", dashed: true, width: 1.5 }));
+      view.box([i / n, j / n, (i + 1) / n, (j + 1) / n], { color: "#fff", fillOpacity: 0.3, width: 1 });
       kinds.forEach(([k, r], at) => {
         const [w, h] = shapes.row(k, r), x = (i + 0.5) / n, y = (j + 0.5) / n;
-        view.box([x - w / 2, y - h / 2, x + w / 2, y + h / 2], { colour: PALETTE[at], width: 2 });
+        view.box([x - w / 2, y - h / 2, x + w / 2, y + h / 2], { color: PALETTE[at], width: 2 });
       });
-      // Anchors may reach beyond the picture, but not across what stands beside it.
+      // Anchors may reach beyond the image, but not across what stands beside it.
       const clip = `edge-${Math.random().toString(36).slice(2)}`, room = { x: -2, y: 0, width: side + 4, height: side + 22 };
       view.boxes.setAttribute("clip-path", `url(#${clip})`);
       const left = narrow ? 2 : 444, top = narrow ? side + 46 : 44, most = stage.width - left - 52;

@@ -1,4 +1,4 @@
-"""Live figures of anchors: those of one feature map over a picture, and how well a set covers a data set."""
+"""Live figures of anchors: those of one feature map over an image, and how well a set covers a data set."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 import traitlets
 from torch import Tensor
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.anchors import AnchorSpec, make_anchors, map_anchors
 from d2lmini.boxes import box_area, box_iou
 from d2lmini.data import Sample
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture, steps, switch
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack, steps, switch
 from d2lmini.widgets.boxes import object_names, running_scene
 
 # ---- one map ----
@@ -29,7 +29,7 @@ class AnchorGrid(Figure):
     sizes, ratios, maps, sets of ratios; shapes (S, R, 2) and best (S, R, M, G), each object's best IoU
     with the anchors of one shape on one map.
 
-    `cell` is a point (x, y) of the picture: the anchors of the cell that holds it are drawn.
+    `cell` is a point (x, y) of the image: the anchors of the cell that holds it are drawn.
     """
 
     script = "anchors.js"
@@ -48,19 +48,19 @@ def anchor_grid(
     cells: int = 8,
     cell: tuple[float, float] = (0.34, 0.68),
 ) -> Live:
-    """The grid of centres of a feature map over a picture, the anchors at one cell, and what they reach.
+    """The grid of centres of a feature map over an image, the anchors at one cell, and what they reach.
 
-    Without a `sample` the picture is the scene that the book follows. It starts with size number `size`
+    Without a `sample` the image is the scene that the book follows. It starts with size number `size`
     of `SIZES`, a map of `cells` × `cells`, one of `MAPS`, and the cell under the point `cell`. Click
     another cell, or go there with the arrow keys. Raises ValueError for another number of cells and for
-    a picture without objects.
+    an image without objects.
     """
     if sample is None:
         sample, classes = running_scene()
     if cells not in MAPS:
         raise ValueError(f"a map of {cells} × {cells} cells is not offered: choose from {MAPS}")
     if not len(sample.boxes):
-        raise ValueError("the picture has no objects: anchors have nothing to reach")
+        raise ValueError("the image has no objects: anchors have nothing to reach")
     every = [
         *SIZES,
         *(SIZES[-1] * 2 ** (k / 4) for k in range(1, FURTHER + 1)),
@@ -68,7 +68,7 @@ def anchor_grid(
     ratios = list(RATIOS.values())
     figure = AnchorGrid(
         data={
-            "photo": picture(sample.image, 80),
+            "photo": jpeg(sample.image, 80),
             "pixels": sample.image.shape[-1],
             "boxes": pack(sample.boxes),
             "names": object_names(sample.labels, classes),
@@ -82,7 +82,7 @@ def anchor_grid(
         },
         cell=list(cell),
         alt=(
-            "The picture with the centres of a feature map's cells as dots and the anchors of one cell; "
+            "The image with the centres of a feature map's cells as dots and the anchors of one cell; "
             "beside it a bar for each object, its best IoU with any anchor of the map."
         ),
     )
@@ -108,21 +108,21 @@ def _best(boxes: Tensor, size: float) -> Tensor:
     return torch.stack([torch.stack(row) for row in rows])
 
 
-def _three_maps(sample: Sample) -> show.Drawing:
+def _three_maps(sample: Sample) -> plots.Drawing:
     """Three grids with the same three shapes: the centres, and the best anchor of each object it reaches."""
     views = []
     for n in (4, 8, 16):
         anchors = map_anchors(n, n, [0.2], [1, 2, 0.5])
         iou, best = box_iou(sample.boxes, anchors).max(1)
-        centres = map_anchors(n, n, [0.004], [1])
+        centers = map_anchors(n, n, [0.004], [1])
         layers = [
-            show.Boxes(centres, show.TRUTH, linewidth=0.8),
-            show.Boxes(sample.boxes, show.TRUTH, dashed=True, linewidth=1.0),
-            show.Boxes(anchors[best[iou >= 0.5]], show.PALETTE[0]),
+            plots.Boxes(centers, plots.TRUTH, linewidth=0.8),
+            plots.Boxes(sample.boxes, plots.TRUTH, dashed=True, linewidth=1.0),
+            plots.Boxes(anchors[best[iou >= 0.5]], plots.PALETTE[0]),
         ]
         reached = f"{int((iou >= 0.5).sum())} of {len(iou)} objects"
-        views.append(show.View(sample.image, f"{n} × {n}: {reached}", layers))
-    return show.plot_views(views, cell=210)
+        views.append(plots.View(sample.image, f"{n} × {n}: {reached}", layers))
+    return plots.plot_views(views, cell=210)
 
 
 # ---- a data set ----
@@ -130,7 +130,7 @@ def _three_maps(sample: Sample) -> show.Drawing:
 FACTORS = (0.5, 0.71, 1.0, 1.41, 2.0)  # steps of √2, which is what an IoU of 0.5 forgives
 DEMANDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 GROUPS = ("small", "medium", "large")
-LIMITS = (32 / 256, 96 / 256)  # COCO's 32 and 96 pixels, for a picture of 256
+LIMITS = (32 / 256, 96 / 256)  # COCO's 32 and 96 pixels, for an image of 256
 
 
 class AnchorCoverage(Figure):
@@ -146,21 +146,12 @@ class AnchorCoverage(Figure):
 Layout = tuple[Sequence[tuple[int, int]], AnchorSpec]
 
 
-def scaled(spec: AnchorSpec, factor: float) -> AnchorSpec:
-    """The same anchors, all sizes times a factor.
-
-    >>> scaled(AnchorSpec(((0.2, 0.4),), ((1, 2),)), 0.5).sizes
-    ((0.1, 0.2),)
-    """
-    return AnchorSpec(tuple(tuple(s * factor for s in row) for row in spec.sizes), spec.ratios)
-
-
 def anchor_coverage(boxes: Tensor, layouts: Mapping[str, Layout]) -> Live:
     """Each object's best IoU with a set of anchors, by size of the object, and the share that is covered.
 
-    `boxes` (G, 4) are the objects of many pictures; `layouts` names sets of anchors: the (height, width)
+    `boxes` (G, 4) are the objects of many images; `layouts` names sets of anchors: the (height, width)
     of their maps and their `AnchorSpec`. Raises ValueError without layouts, and when no object is small
-    (a side below an eighth of the picture's), medium or large (above three eighths).
+    (a side below an eighth of the image's), medium or large (above three eighths).
     """
     if not layouts:
         raise ValueError("there are no anchors to look at: name at least one layout")
@@ -168,10 +159,10 @@ def anchor_coverage(boxes: Tensor, layouts: Mapping[str, Layout]) -> Live:
     group = (sides >= LIMITS[0]).int() + (sides >= LIMITS[1]).int()  # (G,)
     missing = [name for k, name in enumerate(GROUPS) if not (group == k).any()]
     if missing:
-        raise ValueError(f"none of the {len(boxes)} objects is {missing[0]}: take more pictures")
+        raise ValueError(f"none of the {len(boxes)} objects is {missing[0]}: take more images")
     best = torch.stack(
         [
-            torch.stack([box_iou(boxes, make_anchors(maps, scaled(spec, f))).amax(1) for f in FACTORS])
+            torch.stack([box_iou(boxes, make_anchors(maps, spec.scaled(f))).amax(1) for f in FACTORS])
             for maps, spec in layouts.values()
         ]
     )  # (K, F, G)
@@ -204,7 +195,7 @@ def anchor_coverage(boxes: Tensor, layouts: Mapping[str, Layout]) -> Live:
     return Live(figure, controls, caption=caption, fallback=_coverage_curves(best, group, layouts))
 
 
-def _coverage_curves(best: Tensor, group: Tensor, layouts: Mapping[str, Layout]) -> show.Drawing:
+def _coverage_curves(best: Tensor, group: Tensor, layouts: Mapping[str, Layout]) -> plots.Drawing:
     """The share of objects of each group over the IoU demanded, for the first two layouts as they are."""
     demand = torch.linspace(0, 1, 101)
     panels = {}
@@ -214,4 +205,4 @@ def _coverage_curves(best: Tensor, group: Tensor, layouts: Mapping[str, Layout])
             f"{size} objects": (at_one[group == k] >= demand[:, None]).float().mean(1)
             for k, size in enumerate(GROUPS)
         }
-    return show.plot_panels(demand, panels, xlabel="IoU demanded", ylims=[(0, 1.02)] * len(panels))
+    return plots.plot_panels(demand, panels, xlabel="IoU demanded", ylims=[(0, 1.02)] * len(panels))

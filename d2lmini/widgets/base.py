@@ -1,4 +1,4 @@
-"""What live figures are made of: a drawing in the browser, its controls, a picture where neither runs.
+"""What live figures are made of: a drawing in the browser, its controls, an image where neither runs.
 
 Python computes; the browser draws. A `Figure` sends its numbers once, as typed bytes, and its JavaScript
 (`layer.js`, then the figure's own file) draws the part of them that the sliders point at. Sliders and
@@ -22,14 +22,17 @@ import traitlets
 from PIL import Image
 from torch import Tensor
 
+from d2lmini import live
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from d2lmini.show import Drawing
+    from d2lmini.plots import Drawing
 
 HERE = Path(__file__).parent
-LAYER = (HERE / "layer.js").read_text("utf8")
+LAYER = live.bundle(live.FIGURE) + (HERE / "layer.js").read_text("utf8")
 STYLE = (HERE / "figures.css").read_text("utf8")
+RESULTS = HERE / "results"  # what benchmarks and experiments left for the pages
 DTYPES = {"f": "<f4", "i": "<i4", "u": "|u1", "b": "|u1"}  # by kind, unless told otherwise
 TYPES = ("<f4", "<f8", "<i4", "<i2", "|u1", "|i1")  # those that layer.js can read
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -53,15 +56,15 @@ def pack(values: ArrayLike | Tensor, dtype: str | None = None) -> dict[str, Any]
     return {"dtype": sent.dtype.str, "shape": list(sent.shape), "bytes": sent.tobytes()}
 
 
-def picture(image: Tensor | Image.Image, quality: int = 85) -> dict[str, Any]:
-    """A picture for the browser, as JPEG: a uint8 tensor (3, H, W), or a Pillow image.
+def jpeg(image: Tensor | Image.Image, quality: int = 85) -> dict[str, Any]:
+    """An image for the browser, as JPEG: a uint8 tensor (3, H, W), or a Pillow image.
 
     Raises ValueError for any other tensor.
     """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
             raise ValueError(
-                f"the picture is {image.dtype} of shape {tuple(image.shape)}: pass uint8 (3, H, W)"
+                f"the image is {image.dtype} of shape {tuple(image.shape)}: pass uint8 (3, H, W)"
             )
         image = Image.fromarray(image.permute(1, 2, 0).cpu().numpy())
     buffer = io.BytesIO()
@@ -73,7 +76,7 @@ class Figure(anywidget.AnyWidget):
     """A drawing in the browser: a subclass names its `script`, and `parts` that stand before it, and adds a
     synced trait for each control.
 
-    `data` is what Python computed: `pack`ed numbers, `picture`s, JSON. `alt` tells in a sentence what is
+    `data` is what Python computed: `pack`ed numbers, `jpeg`s, JSON. `alt` tells in a sentence what is
     to be seen. `reproducible` is False where the numbers come from training in the page, which another
     processor repeats only roughly; the regression then compares only their shapes.
     """

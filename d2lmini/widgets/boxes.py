@@ -1,4 +1,4 @@
-"""The live figure of boxes: two of them to drag over a picture, and their IoU."""
+"""The live figure of boxes: two of them to drag over an image, and their IoU."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 import traitlets
 from torch import Tensor
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.boxes import box_iou
 from d2lmini.data import Sample, Synthetic
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack
 
 RUNNING = 2  # the held-out scene that the book follows through the whole detector
 BY_HAND = "(placed by hand)"
 
 
 def running_scene() -> tuple[Sample, tuple[str, ...]]:
-    """The picture that the book follows, and the names of its classes."""
+    """The image that the book follows, and the names of its classes."""
     scenes = Synthetic("scenes", count=24, size=256, split="val")
     return scenes[RUNNING], scenes.classes
 
@@ -59,31 +59,31 @@ def iou(
     start: int = 1,
     b: Sequence[float] = (69, 146, 140, 200),
 ) -> Live:
-    """Two boxes to drag and resize over a picture, by pointer or keyboard, with their areas and IoU.
+    """Two boxes to drag and resize over an image, by pointer or keyboard, with their areas and IoU.
 
-    Without a `sample` the picture is the scene that the book follows. Box A starts on object number
-    `start`, counted from 0, B at the corners `b`, in pixels. Raises ValueError for a picture without
-    objects, a `start` that is none of them, and a `b` that is no box within the picture.
+    Without a `sample` the image is the scene that the book follows. Box A starts on object number
+    `start`, counted from 0, B at the corners `b`, in pixels. Raises ValueError for an image without
+    objects, a `start` that is none of them, and a `b` that is no box within the image.
     """
     if sample is None:
         sample, classes = running_scene()
     height, width = sample.image.shape[1:]
     if not 0 <= start < len(sample.boxes):
-        raise ValueError(f"the picture has {len(sample.boxes)} objects, there is no number {start}")
+        raise ValueError(f"the image has {len(sample.boxes)} objects, there is no number {start}")
     x0, y0, x1, y1 = b
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(f"b is {tuple(b)}: give x_min, y_min, x_max, y_max within {width} × {height} pixels")
     names = [BY_HAND, *object_names(sample.labels, classes)]
     figure = BoxPair(
         data={
-            "photo": picture(sample.image, 80),
+            "photo": jpeg(sample.image, 80),
             "size": [width, height],
             "objects": pack(sample.boxes),
         },
         a=sample.boxes[start].tolist(),
         b=[x0 / width, y0 / height, x1 / width, y1 / height],
         alt=(
-            "A picture with two boxes, A and B, that can be moved and resized. What they share is hatched; "
+            "An image with two boxes, A and B, that can be moved and resized. What they share is hatched; "
             "beside it bars show both areas, the intersection and the union."
         ),
     )
@@ -101,7 +101,7 @@ def iou(
     )
 
 
-def _shifted(sample: Sample, start: int) -> show.Drawing:
+def _shifted(sample: Sample, start: int) -> plots.Drawing:
     """One object's box (dashed) and a copy of it, moved along by three shares of its width."""
     truth = sample.boxes[start]
     views = []
@@ -109,8 +109,8 @@ def _shifted(sample: Sample, start: int) -> show.Drawing:
         step = torch.tensor([share, 0, share, 0]) * (truth[2] - truth[0])
         value = float(box_iou(truth[None], truth[None] + step))
         layers = [
-            show.Boxes(truth[None], show.TRUTH, dashed=True),
-            show.Boxes(truth[None] + step, show.PALETTE[1]),
+            plots.Boxes(truth[None], plots.TRUTH, dashed=True),
+            plots.Boxes(truth[None] + step, plots.PALETTE[1]),
         ]
-        views.append(show.View(sample.image, f"by {name}: IoU {value:.2f}", layers))
-    return show.plot_views(views, cell=230)
+        views.append(plots.View(sample.image, f"by {name}: IoU {value:.2f}", layers))
+    return plots.plot_views(views, cell=230)

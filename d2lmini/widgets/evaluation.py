@@ -1,4 +1,4 @@
-"""The live figure of evaluation: one threshold moves a point on the curve and the boxes on a picture."""
+"""The live figure of evaluation: one threshold moves a point on the curve and the boxes on an image."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import traitlets
 from numpy.typing import NDArray
 from torch import Tensor
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.boxes import box_iou
 from d2lmini.data import Batch
 from d2lmini.detect import Detections
-from d2lmini.evaluate import ERROR_KINDS, Curve, coco_ap, error_kinds
+from d2lmini.errors import ERROR_KINDS, error_kinds
+from d2lmini.evaluate import Curve, coco_ap
 from d2lmini.evaluate import precision_recall as measure
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture, slider, steps
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack, slider, steps
 from d2lmini.widgets.front import pad_detections
 
 DEMANDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 STOPS = np.arange(0.05, 0.951, 0.05).round(2).tolist()
-SHOWN = 3  # pictures of each class
+SHOWN = 3  # images of each class
 
 
 class PrecisionRecall(Figure):
     """`data`: names (C), stops (S), demands (I), kinds of error; image0, image1, … (P).
 
     `curves` (C, I, L, 3): recall, precision and the best precision from there on, NaN filling up; `counts`
-    (C, I, S, 3): true positives, false positives, missed; `ap` (C, I). `which` (C, 3): the pictures of a
-    class. Of each picture boxes (P, D, 4), scores, labels (P, D), verdicts (P, I, D); true boxes (P, G, 4),
+    (C, I, S, 3): true positives, false positives, missed; `ap` (C, I). `which` (C, 3): the images of a
+    class. Of each image boxes (P, D, 4), scores, labels (P, D), verdicts (P, I, D); true boxes (P, G, 4),
     their labels (P, G) and the score of the box that finds each, 0 where none does (P, I, G).
     """
 
@@ -37,7 +38,7 @@ class PrecisionRecall(Figure):
     class_id = traitlets.Int(0).tag(sync=True)
     demand = traitlets.Int(0).tag(sync=True)
     score = traitlets.Float(0.5).tag(sync=True)
-    picture = traitlets.Int(0).tag(sync=True)
+    image = traitlets.Int(0).tag(sync=True)
 
 
 def corners(curve: Curve) -> NDArray[np.float64]:
@@ -56,7 +57,7 @@ def counts(curve: Curve) -> list[tuple[int, int, int]]:
 
 
 def finders(found: Detections, verdicts: Sequence[str], boxes: Tensor, labels: Tensor) -> Tensor:
-    """Scores (G,) of the detections that find the objects of a picture, 0 for those never found.
+    """Scores (G,) of the detections that find the objects of an image, 0 for those never found.
 
     Each right detection, best first, has found the object of its class that is free and overlaps it most.
     """
@@ -70,7 +71,7 @@ def finders(found: Detections, verdicts: Sequence[str], boxes: Tensor, labels: T
 
 
 def telling(batch: Batch, detections: Sequence[Detections], class_id: int) -> list[int]:
-    """The pictures with the most to see of a class: many objects, then many detections."""
+    """The images with the most to see of a class: many objects, then many detections."""
     objects = (batch.labels == class_id).sum(1).tolist()
     boxes = [int(((d.labels == class_id) & (d.scores >= 0.3)).sum()) for d in detections]
     return sorted(range(len(objects)), key=lambda i: (-objects[i], -boxes[i], i))[:SHOWN]
@@ -85,11 +86,11 @@ def precision_recall(
 ) -> Live:
     """A detector's precision over recall, and its boxes, by class, by the IoU demanded, by score.
 
-    `detections` has one entry for each picture of `batch`. Raises ValueError as `evaluate` does, and for
-    fewer than three pictures.
+    `detections` has one entry for each image of `batch`. Raises ValueError as `evaluate` does, and for
+    fewer than three images.
     """
     if len(batch.images) < SHOWN:
-        raise ValueError(f"{len(batch.images)} pictures: pass at least {SHOWN}")
+        raise ValueError(f"{len(batch.images)} images: pass at least {SHOWN}")
     curves = [
         [measure(detections, batch.boxes, batch.labels, k, t) for t in DEMANDS] for k in range(len(classes))
     ]
@@ -105,14 +106,14 @@ def precision_recall(
             "names": list(classes),
             "stops": STOPS,
             "demands": list(DEMANDS),
-            "kinds": [kind.replace("_", " ") for kind in ERROR_KINDS],
+            "kinds": list(ERROR_KINDS),
             "curves": pack(table),
             "counts": pack([[counts(curve) for curve in row] for row in curves]),
             "ap": pack([[coco_ap(curve) for curve in row] for row in curves]),
             "which": pack([[shown.index(i) for i in row] for row in rows]),
-            **_pictures(batch, detections, shown),
+            **_images(batch, detections, shown),
         },
-        alt="Precision over recall with the point of the chosen score, and the boxes of one picture.",
+        alt="Precision over recall with the point of the chosen score, and the boxes of one image.",
     )
     return Live(
         figure,
@@ -120,7 +121,7 @@ def precision_recall(
             "class_id": choice("class", classes, class_id),
             "demand": steps("IoU demanded", [f"{t:.2f}" for t in DEMANDS]),
             "score": slider("score at least", STOPS[0], STOPS[-1], 0.05, score),
-            "picture": steps("picture", list(range(1, SHOWN + 1))),
+            "image": steps("image", list(range(1, SHOWN + 1))),
         },
         caption=(
             "A lower score threshold moves the point to the right: more objects found, and more false "
@@ -130,8 +131,8 @@ def precision_recall(
     )
 
 
-def _pictures(batch: Batch, detections: Sequence[Detections], shown: Sequence[int]) -> dict[str, object]:
-    """What is drawn over the pictures: every box and what became of it, at each IoU demanded."""
+def _images(batch: Batch, detections: Sequence[Detections], shown: Sequence[int]) -> dict[str, object]:
+    """What is drawn over the images: every box and what became of it, at each IoU demanded."""
     index = torch.tensor(shown)
     part, found = batch.select(index), [detections[i].at_least(STOPS[0]) for i in shown]
     rows = pad_detections(found)
@@ -143,7 +144,7 @@ def _pictures(batch: Batch, detections: Sequence[Detections], shown: Sequence[in
             verdicts[p, i, : len(row)] = [ERROR_KINDS.index(kind) for kind in row]
             scores[p, i] = finders(found[p], row, part.boxes[p], part.labels[p])
     return {
-        **{f"image{p}": picture(image, 75) for p, image in enumerate(part.images)},
+        **{f"image{p}": jpeg(image, 75) for p, image in enumerate(part.images)},
         "boxes": pack(rows.boxes),
         "scores": pack(rows.scores),
         "labels": pack(rows.labels),
@@ -154,14 +155,14 @@ def _pictures(batch: Batch, detections: Sequence[Detections], shown: Sequence[in
     }
 
 
-def _fallback(curves: Sequence[Curve], name: str) -> show.Drawing:
+def _fallback(curves: Sequence[Curve], name: str) -> plots.Drawing:
     """The curves of one class for three demands."""
     drawing = None
     for i in (0, 2, 4):
         ax = drawing.axes[0] if drawing else None
         label = f"{name}, IoU ≥ {DEMANDS[i]:.1f}"
         curve = curves[i]
-        drawing = show.plot_precision_recall(
+        drawing = plots.plot_precision_recall(
             curve.recall, curve.precision, ap=coco_ap(curve), label=label, ax=ax
         )
     return drawing

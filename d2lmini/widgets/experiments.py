@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from d2lmini import show
-from d2lmini.widgets.base import HERE
+from d2lmini import plots
+from d2lmini.widgets.base import RESULTS
 
-RESULTS = HERE / "results"
 NAMES = {"ap50": "AP50", "ap": "COCO AP", "ap75": "AP75", "class_error": "class error", "box_mae": "box MAE"}
 NAMES |= {
     "ap_small": "small",
@@ -91,14 +90,14 @@ class Experiment:
         rows.append("agreement".ljust(width) + last)
         return "\n".join(rows)
 
-    def draw(self, score: str = "ap", variants: Sequence[str] | None = None) -> show.Drawing:
+    def draw(self, score: str = "ap", variants: Sequence[str] | None = None) -> plots.Drawing:
         """Every seed of every variant, and their means, one panel for each data set."""
         panels = {
             preset: {line["variant"]: line[score]["values"] for line in self.lines(preset, variants)}
             for preset in self.presets
         }
         titles = {f"{preset}: {NAMES[score]}": rows for preset, rows in panels.items()}
-        return show.plot_dots(titles, baseline=self.question["baseline"])
+        return plots.plot_dots(titles, baseline=self.question["baseline"])
 
     def curves(self, axis: str, score: str = "ap") -> dict[str, MeasuredCurve]:
         """Curves of a score over what varies, for each data set and named curve with two points or more.

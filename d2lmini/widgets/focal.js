@@ -1,5 +1,5 @@
-// Focal loss and its pull over p, and below, for each network, which anchors hold its class loss.
-// `loss` and `pull` hold one row for each γ, for weight 1; `weights` what α makes of it; `shares` every stop.
+// Focal loss and its gradient over p, and below, for each network, which anchors hold its class loss.
+// `loss` and `gradient` hold one row for each γ, for weight 1; `weights` what α makes of it; `shares` every stop.
 const KINDS = ["c0", "c1", "c2", "c3"];
 /** Height of the measured panels: one below the other where the page is narrow. */
 const room = (width, measured) => {
@@ -11,7 +11,7 @@ export default figure({
   traits: ["gamma", "alpha"],
   height: (width, stage) => (width < 520 ? 470 : 250) + 56 * stage.data.names.length + room(width, stage.data.measured),
   setup(stage) {
-    const { p, gammas, alphas, names, parts, loss, pull, weights, shares, totals, measured } = stage.data;
+    const { p, gammas, alphas, names, parts, loss, gradient, weights, shares, totals, measured } = stage.data;
     const ps = p.values, kinds = ["c0", "c2", "c1"];
     stage.above.append(legend([["c1", "object, weight α"], ["c0 dashed", "background, weight 1 − α"], ["c5 dotted", "cross-entropy"]]));
     stage.below.append(legend(parts.map((name, k) => [kinds[k] + " thick", name])));
@@ -37,9 +37,9 @@ export default figure({
         width: (narrow ? stage.width : half) - 52, height: narrow ? 153 : 165, x: [0, 1], y: [0, high],
         xLabel: "p of the true class", yLabel: title,
       });
-      const left = panel(true, "loss", 3), right = panel(false, "pull on the true class’s logit", 1.2);
+      const left = panel(true, "loss", 3), right = panel(false, "|gradient| by the true class’s logit", 1.2);
       const scaled = (table, part) => table.row(g).map((v) => v * weights.at(a, part));
-      for (const [axes, table] of [[left, loss], [right, pull]]) {
+      for (const [axes, table] of [[left, loss], [right, gradient]]) {
         axes.curve(ps, table.row(0), "c5 dotted").curve(ps, scaled(table, 0), "c0 dashed").curve(ps, scaled(table, 2), "c1");
       }
       const start = narrow ? 470 : 250;

@@ -10,24 +10,25 @@ import numpy as np
 import torch
 import traitlets
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.data import Sample
 from d2lmini.data.samples import pad_objects
 from d2lmini.detect import Detections
-from d2lmini.evaluate import error_kinds
-from d2lmini.widgets.base import HERE, Figure, Live, choice, pack, picture, slider, switch
+from d2lmini.errors import error_kinds
+from d2lmini.widgets.base import HERE, Figure, Live, choice, jpeg, pack, slider, switch
 
 LEAST, STEP, MOST = 0.05, 0.05, 24  # where the score slider begins, its step, and the bars that have room
+LETTERS = "ABCDEFGH"  # of the samples; there is no room for more
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 class DetectorAtWork(Figure):
-    """`data`: names of classes; image0, image1, …; for each of P pictures its best detections, boxes
+    """`data`: names of classes; image0, image1, …; for each of P images its best detections, boxes
     (P, D, 4), scores and labels (P, D), whether each is right (P, D), and the true boxes (P, G, 4) and
     their labels (P, G). Label -1 fills up."""
 
     script = "threshold.js"
-    picture = traitlets.Int(0).tag(sync=True)
+    image = traitlets.Int(0).tag(sync=True)
     score = traitlets.Float(0.5).tag(sync=True)
     truth = traitlets.Bool(False).tag(sync=True)
 
@@ -40,6 +41,11 @@ def count_of(objects: int) -> str:
     """
     word = COUNTS[objects] if objects < len(COUNTS) else str(objects)
     return f"{word} object{'' if objects == 1 else 's'}"
+
+
+def sample_titles(samples: Sequence[Sample]) -> list[str]:
+    """A letter and the number of objects for each of at most eight samples: "A: six objects"."""
+    return [f"{letter}: {count_of(len(s.labels))}" for letter, s in zip(LETTERS, samples, strict=False)]
 
 
 def pad_detections(detections: Sequence[Detections]) -> Detections:
@@ -56,7 +62,7 @@ def detector_at_work(
     classes: Sequence[str],
     score: float = 0.5,
 ) -> Live:
-    """What a detector finds in some pictures, by the score that a box must have to be shown.
+    """What a detector finds in some images, by the score that a box must have to be shown.
 
     `detections` has one entry a sample; right is a box that has its class and an IoU of 0.5 or more with
     an object that no better box found. Raises ValueError for other lengths.
@@ -75,7 +81,7 @@ def detector_at_work(
     figure = DetectorAtWork(
         data={
             "names": list(classes),
-            **{f"image{i}": picture(s.image) for i, s in enumerate(samples)},
+            **{f"image{i}": jpeg(s.image) for i, s in enumerate(samples)},
             "boxes": pack(rows.boxes),
             "scores": pack(rows.scores),
             "labels": pack(rows.labels),
@@ -83,20 +89,19 @@ def detector_at_work(
             "truth_boxes": pack(boxes),
             "truth_labels": pack(labels),
         },
-        alt="A picture with the boxes that the detector found in it, and beside it all scores as bars.",
+        alt="An image with the boxes that the detector found in it, and beside it all scores as bars.",
     )
-    titles = [f"{letter}: {count_of(len(s.labels))}" for letter, s in zip("ABCDEFGH", samples, strict=False)]
     first = samples[0].image
     views = [
-        show.View(first, f"score ≥ {s:.2f}: {len(d.scores)} boxes", [show.Boxes(d.boxes, colours)])
+        plots.View(first, f"score ≥ {s:.2f}: {len(d.scores)} boxes", [plots.Boxes(d.boxes, colors)])
         for s in (LEAST, 0.5, 0.95)
         for d in [found[0].at_least(s)]
-        for colours in [[show.class_colour(k) for k in d.labels.tolist()]]
+        for colors in [[plots.class_color(k) for k in d.labels.tolist()]]
     ]
     return Live(
         figure,
         {
-            "picture": choice("picture", titles),
+            "image": choice("image", sample_titles(samples)),
             "score": slider("score at least", LEAST, 0.95, STEP, score),
             "truth": switch("show the true boxes too, dashed", False),
         },
@@ -104,7 +109,7 @@ def detector_at_work(
             "The network scores thousands of boxes. How many of them you see is your choice: a low "
             "threshold shows its guesses, a high one keeps only what it is sure of, and misses objects."
         ),
-        fallback=show.plot_views(views, cell=220),
+        fallback=plots.plot_views(views, cell=220),
     )
 
 
@@ -133,7 +138,7 @@ class Layout(NamedTuple):
 
 
 STOPS = (
-    Stop("data", "data", "pictures, true boxes", (0, 0, 1), (0, 1, 3)),
+    Stop("data", "data", "images, true boxes", (0, 0, 1), (0, 1, 3)),
     Stop("multiscale", "network", "many scales, one look", (1, 0, 1), (0, 2, 3)),
     Stop("prediction", "prediction", "from scores to boxes", (2, 0, 1), (0, 3, 3)),
     Stop("evaluation", "evaluation", "how good is it?", (3, 0, 1), (0, 4, 3)),

@@ -1,4 +1,4 @@
-"""Live figures on improving a detector: the picture's size, which negatives count, the losses' weights."""
+"""Live figures on improving a detector: the image's size, which negatives count, the losses' weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 import traitlets
 from torch import Tensor, nn
 
-from d2lmini import show
-from d2lmini.boxes import box_area, corner_to_centre
+from d2lmini import plots
+from d2lmini.boxes import box_area, xyxy_to_cxcywh
 from d2lmini.data import Synthetic
+from d2lmini.inspect.input_size import KINDS, AtSize, SizeStudy
 from d2lmini.losses import cross_entropy, hard_negatives
-from d2lmini.probe import KINDS, AtSize, SizeStudy
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture, steps
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack, steps
 
-# ---- bigger pictures ----
+# ---- bigger images ----
 
-SMALL, LARGE = 32 / 256, 96 / 256  # COCO's limits, for a picture of 256 pixels
-CELL = 8  # pixels of the picture to a cell of TinySSD's finest map
+SMALL, LARGE = 32 / 256, 96 / 256  # COCO's limits, for an image of 256 pixels
+CELL = 8  # pixels of the image to a cell of TinySSD's finest map
 
 
 class InputSize(Figure):
     """`data`: sizes, kinds, bins, counts of objects; rates (S, 2, 3, 2): covered and found; costs, anchors;
-    crop0 … pictures around one object, its box (S, 4) in them, and window (3,): left, top, side."""
+    crop0 … images around one object, its box (S, 4) in them, and window (3,): left, top, side."""
 
     script = "input_size.js"
     size = traitlets.Int(0).tag(sync=True)
@@ -32,7 +32,7 @@ class InputSize(Figure):
 
 
 def size_bins(sides: Tensor) -> dict[str, Tensor]:
-    """Which objects are small, medium and large, from their sides (G,) as fractions of the picture's."""
+    """Which objects are small, medium and large, from their sides (G,) as fractions of the image's."""
     return {
         "small": sides < SMALL,
         "medium": (sides >= SMALL) & (sides < LARGE),
@@ -40,8 +40,8 @@ def size_bins(sides: Tensor) -> dict[str, Tensor]:
     }
 
 
-def input_size(study: SizeStudy, picture_index: int = 15, start: int = 256) -> Live:
-    """What a larger or smaller picture changes, by size of the object; `study` is from `by_input_size`.
+def input_size(study: SizeStudy, image_index: int = 15, start: int = 256) -> Live:
+    """What a larger or smaller image changes, by size of the object; `study` is from `by_input_size`.
 
     Beside it, the smallest object of a held-out scene as the network gets it. Raises ValueError when the
     study holds nothing at the size to start with.
@@ -51,7 +51,7 @@ def input_size(study: SizeStudy, picture_index: int = 15, start: int = 256) -> L
         raise ValueError(f"the study has no size {start}: choose from {sizes}")
     bins = size_bins(study.sides)
     rates = torch.tensor([[_rates(row, kind, bins) for kind in KINDS] for row in study.rows])  # (S, 2, 3, 2)
-    crops, boxes, window = _crops(sizes, picture_index)
+    crops, boxes, window = _crops(sizes, image_index)
     figure = InputSize(
         data={
             "sizes": sizes,
@@ -65,9 +65,9 @@ def input_size(study: SizeStudy, picture_index: int = 15, start: int = 256) -> L
             "boxes": pack(boxes),
             "window": window,
             "cell": CELL,
-            **{f"crop{i}": picture(crop, 92) for i, crop in enumerate(crops)},
+            **{f"crop{i}": jpeg(crop, 92) for i, crop in enumerate(crops)},
         },
-        alt="A small object as the network gets it at the chosen picture size, and which objects it finds.",
+        alt="A small object as the network gets it at the chosen image size, and which objects it finds.",
     )
     panels = {
         f"found; anchors {kind}": {name: rates[:, k, b, 1] for b, name in enumerate(bins)}
@@ -76,17 +76,15 @@ def input_size(study: SizeStudy, picture_index: int = 15, start: int = 256) -> L
     return Live(
         figure,
         {
-            "size": steps("picture, pixels", sizes, sizes.index(start)),
+            "size": steps("image, pixels", sizes, sizes.index(start)),
             "kind": choice("anchors", KINDS, 1),
         },
         caption=(
             "The same trained detector, the same scenes, drawn larger and smaller. If anchors keep their "
-            "pixels, small objects gain and large ones are lost; if anchors grow with the picture, the "
+            "pixels, small objects gain and large ones are lost; if anchors grow with the image, the "
             "network no longer knows what it sees."
         ),
-        fallback=show.plot_panels(
-            sizes, panels, xlabel="side of the picture, pixels", ylims=((0, 1.02),) * 2
-        ),
+        fallback=plots.plot_panels(sizes, panels, xlabel="side of the image, pixels", ylims=((0, 1.02),) * 2),
     )
 
 
@@ -123,7 +121,7 @@ CHOICES = ("hard: those of the largest loss", "random")
 
 class Negatives(Figure):
     """`data`: ratios, choices, names; table (N, 2, R, 5), rows as in `selection_table`; photo, points (A, 2)
-    in 1/10,000 of the picture, positives; loss (N, A) and lot (A,), by which the picture's negatives are
+    in 1/10,000 of the image, positives; loss (N, A) and random (A,), by which the image's negatives are
     chosen, largest first; shown (R,): how many of them count."""
 
     script = "negatives.js"
@@ -132,8 +130,8 @@ class Negatives(Figure):
     network = traitlets.Int(0).tag(sync=True)
 
 
-def pull(logits: Tensor, labels: Tensor) -> Tensor:
-    """How hard cross-entropy pulls at the logits (..., K + 1) of each anchor (...): its gradient's length."""
+def logit_gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:
+    """Length of cross-entropy's gradient by the logits (..., K + 1) of each anchor (...)."""
     wanted = nn.functional.one_hot(labels, logits.shape[-1])
     return (logits.softmax(-1) - wanted).norm(dim=-1)
 
@@ -141,16 +139,18 @@ def pull(logits: Tensor, labels: Tensor) -> Tensor:
 def selection_table(logits: Tensor, labels: Tensor, scores: Tensor) -> Tensor:
     """One row for each of `RATIOS` and one for all negatives (R + 1, 5), chosen by the largest `scores`.
 
-    Columns: share of the class loss and of the pull that positives hold, class loss, negatives (the two
-    for each positive), and the mean probability of background that the chosen negatives have.
+    Columns: share of the class loss and of its gradients' lengths that positives hold, class loss,
+    negatives (the two for each positive), and the mean probability of background that the chosen
+    negatives have.
     """
-    loss, force, positive = cross_entropy(logits, labels), pull(logits, labels), labels > 0
+    loss, gradient = cross_entropy(logits, labels), logit_gradient_norm(logits, labels)
+    positive = labels > 0
     background, count = logits.softmax(-1)[..., 0], positive.sum().clamp(min=1)
     rows = []
     for ratio in (*RATIOS, None):
         chosen = ~positive if ratio is None else hard_negatives(scores, labels, ratio, 3)
-        own = torch.stack([loss[positive].sum(), force[positive].sum()])
-        rest = torch.stack([loss[chosen].sum(), force[chosen].sum()])
+        own = torch.stack([loss[positive].sum(), gradient[positive].sum()])
+        rest = torch.stack([loss[chosen].sum(), gradient[chosen].sum()])
         sums = [(own + rest)[0] / count, chosen.sum() / count, background[chosen].mean()]
         rows.append(torch.cat([own / (own + rest), torch.stack(sums)]))
     return torch.stack(rows)
@@ -161,14 +161,14 @@ def negatives(
 ) -> Live:
     """Hard or random negatives, few or many: which they are, and how much of the class loss they hold.
 
-    `networks` are names and class logits (N, A, K + 1) of the same pictures, `labels` (N, A) what their
-    anchors have to learn; `image` is picture `at` of them. Raises ValueError when shapes differ.
+    `networks` are names and class logits (N, A, K + 1) of the same images, `labels` (N, A) what their
+    anchors have to learn; `image` is image `at` of them. Raises ValueError when shapes differ.
     """
     for name, logits in networks.items():
         if logits.shape[:2] != labels.shape:
             raise ValueError(f"{name}: logits {tuple(logits.shape)} for labels {tuple(labels.shape)}")
-    lots = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
-    ranks = {name: (cross_entropy(logits, labels), lots) for name, logits in networks.items()}
+    random = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
+    ranks = {name: (cross_entropy(logits, labels), random) for name, logits in networks.items()}
     table = torch.stack(
         [torch.stack([selection_table(networks[name], labels, s) for s in ranks[name]]) for name in networks]
     )  # (N, 2, R, 5)
@@ -183,11 +183,11 @@ def negatives(
             "choices": list(CHOICES),
             "names": list(networks),
             "table": pack(table),
-            "photo": picture(image),
+            "photo": jpeg(image),
             "points": pack((_points(anchors) * 10_000).round().int(), "<i2"),
             "positives": pack((mine > 0).nonzero()[:, 0], "<i2"),
             "loss": pack(losses_here),
-            "lot": pack(lots[at].argsort().argsort(), "<i2"),
+            "random": pack(random[at].argsort().argsort(), "<i2"),
             "shown": shown,
         },
         alt="A scene with a dot for each negative that counts, and bars: who holds the class loss.",
@@ -207,7 +207,7 @@ def negatives(
             "Hard negatives lie where the network is wrong: on and around objects and look-alikes. Random "
             "ones lie anywhere, and once the network is trained they cost it almost nothing."
         ),
-        fallback=show.plot_panels(
+        fallback=plots.plot_panels(
             RATIOS,
             {f"{name}: loss share of positives": curves for name, curves in panels.items()},
             xlabel="negatives per positive",
@@ -219,12 +219,12 @@ def negatives(
 
 def _points(anchors: Tensor) -> Tensor:
     """A place for each anchor (A, 2): its centre, those of one cell set a little apart."""
-    centres = corner_to_centre(anchors)[:, :2]
-    fresh = torch.ones(len(centres), dtype=torch.bool)
-    fresh[1:] = ((centres[1:] - centres[:-1]).abs() > 1e-5).any(1)
-    first = torch.where(fresh, torch.arange(len(centres)), 0).cummax(0).values
-    k = torch.arange(len(centres)) - first  # which of its cell's anchors it is
-    return (centres + torch.stack([(k % 3 - 1) * 0.009, (k // 3 - 0.5) * 0.009], dim=1)).clamp(0, 1)
+    centers = xyxy_to_cxcywh(anchors)[:, :2]
+    fresh = torch.ones(len(centers), dtype=torch.bool)
+    fresh[1:] = ((centers[1:] - centers[:-1]).abs() > 1e-5).any(1)
+    first = torch.where(fresh, torch.arange(len(centers)), 0).cummax(0).values
+    k = torch.arange(len(centers)) - first  # which of its cell's anchors it is
+    return (centers + torch.stack([(k % 3 - 1) * 0.009, (k // 3 - 0.5) * 0.009], dim=1)).clamp(0, 1)
 
 
 # ---- the weights of the losses ----
@@ -234,7 +234,7 @@ WEIGHTS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0)
 
 class LossWeights(Figure):
     """`data`: weights, names, losses, stages; shares (N, L, W, T + 1) of the class loss in each stage's
-    gradient and in the whole trunk's; arrows (N, L, W, 6): class loss's length, box loss's two
+    gradient and in the whole backbone's; arrows (N, L, W, 6): class loss's length, box loss's two
     components beside it, both as parts of their summed lengths; angles of the step to each, in degrees;
     and the step's length."""
 
@@ -265,16 +265,16 @@ def weigh(cls: Tensor, box: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tenso
 def loss_weights(
     gradients: Mapping[str, Mapping[str, Tensor]], stages: Mapping[str, int], network: int = 0
 ) -> Live:
-    """Which loss the shared trunk obeys, by weight of the box loss.
+    """Which loss the shared backbone obeys, by weight of the box loss.
 
-    `gradients` are names of networks and what `trunk_gradients` found for each: the class losses that
-    all of them have, and "box"; `stages` is `trunk_stages`. Raises ValueError where they do not fit.
+    `gradients` are names of networks and what `backbone_gradients` found for each: the class losses that
+    all of them have, and "box"; `stages` is `backbone_stages`. Raises ValueError where they do not fit.
     """
     named = [name for name in next(iter(gradients.values())) if name != "box"]
     shares, arrows = [], []
     for name, found in gradients.items():
         if [*found] != [*named, "box"] or any(len(g) != sum(stages.values()) for g in found.values()):
-            raise ValueError(f"the gradients of {name} do not fit: take all from trunk_gradients")
+            raise ValueError(f"the gradients of {name} do not fit: take all from backbone_gradients")
         pairs = [weigh(found[loss], found["box"], [*stages.values()]) for loss in named]
         shares.append(torch.stack([s for s, _ in pairs]))
         arrows.append(torch.stack([a for _, a in pairs]))
@@ -286,11 +286,11 @@ def loss_weights(
             "weights": names,
             "names": list(gradients),
             "losses": named,
-            "stages": [*stages, "whole trunk"],
+            "stages": [*stages, "whole backbone"],
             "shares": pack(table),
             "arrows": pack(torch.stack(arrows)),
         },
-        alt="Bars: how much of the trunk's gradient is the class loss's; arrows: where the step points.",
+        alt="Bars: how much of the backbone's gradient is the class loss's; arrows: where the step points.",
     )
     short = [loss.replace("cross-entropy, ", "").replace("negatives", "neg.") for loss in named]
     panels = {
@@ -305,11 +305,11 @@ def loss_weights(
             "loss": choice("class loss", named),
         },
         caption=(
-            "The trunk is shared, and its gradient is a sum of two. At the start the class loss decides "
+            "The backbone is shared, and its gradient is a sum of two. At the start the class loss decides "
             "where it goes; which weight makes them equal depends on the class loss and on how far "
             "training has come."
         ),
-        fallback=show.plot_panels(
+        fallback=plots.plot_panels(
             WEIGHTS,
             panels,
             xlabel="weight of the box loss",

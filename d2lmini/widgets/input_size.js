@@ -1,11 +1,11 @@
-// A small object as the network gets it at each picture size, and what anchors and detector make of all objects.
+// A small object as the network gets it at each image size, and what anchors and detector make of all objects.
 // `rates` holds, for size, kind of anchors and bin of objects: the share covered by an anchor, the share found.
 export default figure({
   traits: ["size", "kind"],
   height: (width) => (width < 560 ? 620 : 330),
   setup(stage) {
     const { sizes, start, bins, counts, kinds, rates, anchors, costs, boxes, window: [left, top, side], cell } = stage.data;
-    stage.below.append(legend([["c5 thick", "has an anchor with IoU ≥ 0.5"], ["c0 thick", "found by the detector"], ["c1", `with pictures of ${sizes[start]}`]]));
+    stage.below.append(legend([["c5 thick", "has an anchor with IoU ≥ 0.5"], ["c0 thick", "found by the detector"], ["c1", `with images of ${sizes[start]}`]]));
     const percent = (share) => `${fixed(100 * share, 0)} %`;
     const grid = (view, cells) => {
       const lines = [];
@@ -19,10 +19,10 @@ export default figure({
     };
     return () => {
       const s = stage.get("size"), k = stage.get("kind"), narrow = stage.width < 560;
-      const view = new Picture({ left: narrow ? (stage.width - 260) / 2 : 0, top: 22, width: narrow ? 260 : 290, url: stage.data[`crop${s}`] });
+      const view = new ImageView({ left: narrow ? (stage.width - 260) / 2 : 0, top: 22, width: narrow ? 260 : 290, url: stage.data[`crop${s}`] });
       view.element.querySelector("image").style.imageRendering = "pixelated";
       view.boxes.append(grid(view, sizes[s] / cell));
-      view.box(boxes.row(s), { colour: "#fff", dashed: true });
+      view.box(boxes.row(s), { color: "#fff", dashed: true });
       const [x0, y0, x1, y1] = boxes.row(s), wide = Math.sqrt((x1 - x0) * (y1 - y0)) * side * sizes[s];
       const x = narrow ? 4 : 316, room = stage.width - x - 52, first = narrow ? 316 : 22;
       const line = (share, before, y, kind) => [

@@ -1,6 +1,6 @@
-// Two boxes to drag and resize over a picture, and their IoU. A mouse cannot wait for Python, so this is the one
+// Two boxes to drag and resize over an image, and their IoU. A mouse cannot wait for Python, so this is the one
 // place where JavaScript computes something: a browser test compares `iou` with d2lmini's box_iou, by data-iou.
-const INK_OF = [PALETTE[0], PALETTE[1]]; // box A, box B
+const COLORS = [PALETTE[0], PALETTE[1]]; // box A, box B
 const LEAST = 12; // pixels: no side may be shorter
 const area = ([x0, y0, x1, y1]) => Math.max(0, x1 - x0) * Math.max(0, y1 - y0);
 const meet = (a, b) => [Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])];
@@ -24,11 +24,11 @@ export default figure({
     const pixels = (box) => Array.from(box, (v, i) => Math.round(v * size[i % 2]));
     const store = (k, box) => stage.set(traits[k], box.map((v, i) => v / size[i % 2]));
     stage.svg.setAttribute("role", "group"); // an image may hold nothing that takes the focus
-    const picture = svg("g"), bodies = svg("g"), handles = svg("g"), panel = svg("g"), formats = html("div");
+    const image = svg("g"), bodies = svg("g"), handles = svg("g"), panel = svg("g"), formats = html("div");
     const hatch = `hatch-${Math.random().toString(36).slice(2)}`;
     const pattern = svg("pattern", { id: hatch, width: 9, height: 9, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
       svg("rect", { width: 9, height: 9, fill: "#fff", "fill-opacity": 0.6 }), svg("path", { d: "M1 0V9", stroke: "#101010", "stroke-width": 1.5 }));
-    stage.svg.append(svg("defs", {}, pattern), picture, bodies, handles, panel);
+    stage.svg.append(svg("defs", {}, pattern), image, bodies, handles, panel);
     stage.below.append(formats);
 
     /** Something to pull with a pointer or the arrow keys; it is made once, so that it keeps the focus. */
@@ -49,9 +49,8 @@ export default figure({
         for (const over of ["pointerup", "pointercancel"]) node.addEventListener(over, end, { once: true });
       });
       node.addEventListener("keydown", (event) => {
-        const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+        const way = arrow(event);
         if (!way) return;
-        event.preventDefault();
         const step = event.shiftKey ? 8 : 1;
         pull(pixels(stage.get(traits[k])), way[0] * step, way[1] * step);
       });
@@ -61,7 +60,7 @@ export default figure({
     const bodyOf = names.map((name, k) => grip(k, "body", `Box ${name}. ${keys}`, svg("rect", { fill: "transparent" })));
     const cornersOf = names.map((name, k) => ["first", "last"].map((part) => grip(k, part,
       `${part === "first" ? "Upper left" : "Lower right"} corner of box ${name}. ${keys}`,
-      svg("circle", { cx: part === "first" ? -6 : 6, cy: part === "first" ? -6 : 6, r: 15, fill: "transparent" }), svg("rect", { x: -5, y: -5, width: 10, height: 10, fill: INK_OF[k], stroke: "#101010" }))));
+      svg("circle", { cx: part === "first" ? -6 : 6, cy: part === "first" ? -6 : 6, r: 15, fill: "transparent" }), svg("rect", { x: -5, y: -5, width: 10, height: 10, fill: COLORS[k], stroke: "#101010" }))));
     handles.append(...cornersOf.flat());
     bodies.append(...bodyOf);
 
@@ -75,16 +74,16 @@ export default figure({
       const narrow = stage.width < 560, side = (stage.side = narrow ? Math.min(stage.width, 400) : 400);
       const [a, b] = traits.map((name) => pixels(stage.get(name))), both = meet(a, b);
       const shared = area(both), union = area(a) + area(b) - shared, iou = shared / union;
-      const view = new Picture({ width: side, height: (side * size[1]) / size[0], url: photo });
+      const view = new ImageView({ width: side, height: (side * size[1]) / size[0], url: photo });
       const unit = (box) => box.map((v, i) => v / size[i % 2]);
-      for (let i = 0; i < objects.length; i++) view.box(objects.row(i), { colour: "#fff", dashed: true, width: 1.25, rim: true });
-      if (shared) view.box(unit(both), { colour: `url(#${hatch})`, fillOpacity: 1, width: 0, rim: false });
+      for (let i = 0; i < objects.length; i++) view.box(objects.row(i), { color: "#fff", dashed: true, width: 1.25 });
+      if (shared) view.box(unit(both), { color: `url(#${hatch})`, fillOpacity: 1, width: 0, rim: false });
       [a, b].forEach((box, k) => {
         const [x0, y0, x1, y1] = unit(box), place = k ? { x: view.X(x0), y: view.Y(y1) + 17 } : { x: view.X(x1) - 16, y: view.Y(y0) };
-        view.box(unit(box), { colour: INK_OF[k] });
-        view.boxes.append(view.tag(names[k], place, INK_OF[k], "#000")); // A's above, B's below: never one on the other
+        view.box(unit(box), { color: COLORS[k] });
+        view.boxes.append(plate(names[k], place, view, { color: COLORS[k] })); // A's above, B's below: never one on the other
       });
-      stage.clear(picture, view.element);
+      stage.clear(image, view.element);
 
       [a, b].forEach((box, k) => {
         const [x0, y0, x1, y1] = unit(box).map((v, i) => (i % 2 ? v * view.height : v * view.width));
@@ -99,20 +98,20 @@ export default figure({
 
       // A from the left and B from the right of a bar as long as their union: they meet in what they share.
       const left = narrow ? 2 : 424, top = narrow ? side + 62 : 110, gap = narrow ? 48 : 64, room = stage.width - left - 4, at = (v) => (v / union) * room;
-      const row = (k, title, from, length, colour) => [
+      const row = (k, title, from, length, color) => [
         svg("text", { class: "label", x: left, y: top + gap * k }, title),
-        svg("rect", { x: left + at(from), y: top + gap * k + 7, width: at(length), height: 18, fill: colour, stroke: "#5c5c5c" })];
+        svg("rect", { x: left + at(from), y: top + gap * k + 7, width: at(length), height: 18, fill: color, stroke: "#5c5c5c" })];
       const words = (v) => `${v.toLocaleString("en")} pixels`;
       stage.clear(panel,
         svg("text", { class: "label", x: left, y: top - 36, style: "font-size: 26px; font-weight: 600" }, `IoU ${fixed(iou)}`),
-        row(0, `A: ${words(area(a))}`, 0, area(a), INK_OF[0]),
-        row(1, `B: ${words(area(b))}`, union - area(b), area(b), INK_OF[1]),
+        row(0, `A: ${words(area(a))}`, 0, area(a), COLORS[0]),
+        row(1, `B: ${words(area(b))}`, union - area(b), area(b), COLORS[1]),
         row(2, `both, the intersection: ${words(shared)}`, area(a) - shared, shared, `url(#${hatch})`),
         row(3, `together, the union: ${words(union)}`, 0, union, "transparent"));
       const list = (values) => `(${values.map((v) => number(v, 1)).join(", ")})`;
-      const centre = ([x0, y0, x1, y1]) => [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0];
+      const center = ([x0, y0, x1, y1]) => [(x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0];
       stage.clear(formats, [a, b].map((box, k) => html("p", { class: "legend" },
-        html("strong", {}, names[k]), html("span", {}, `corners ${list(box)}`), html("span", {}, `centre and sides ${list(centre(box))}`))));
+        html("strong", {}, names[k]), html("span", {}, `corners ${list(box)}`), html("span", {}, `centre and sides ${list(center(box))}`))));
       Object.assign(stage.root.dataset, { a: unit(a).join(), b: unit(b).join(), iou: iou.toPrecision(9) });
       return `IoU = ${shared.toLocaleString("en")} / ${union.toLocaleString("en")} = ${fixed(iou)}: ${iou >= 0.5 ? "at 0.5 or above, B would count as a find of A." : shared ? "below 0.5, B would not count as a find of A." : "the boxes do not touch."}`;
     };

@@ -1,25 +1,10 @@
-// The drawing layer that every live figure stands on; base.py puts it in front of the figure's own file.
+// The drawing layer that every live figure stands on. base.py puts elements, boxes and colours in front of it
+// (live/dom.js, live/drawing.js, live/bytes.js), and the figure's own file behind it.
 // Numbers come from Python as typed bytes. Nothing here, nor in any figure, computes detection.
-
-const SVG = "http://www.w3.org/2000/svg";
-
-/** Give an element its attributes and children; a child that is not a node becomes text. */
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) {
-    if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
-  }
-  element.append(...children.flat());
-  return element;
-}
-const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
-const html = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
 
 // ---- what Python sends ----
 
 const ARRAYS = { "<f4": Float32Array, "<f8": Float64Array, "<i4": Int32Array, "<i2": Int16Array, "|u1": Uint8Array, "|i1": Int8Array };
-
-/** The bytes of a DataView, copied, so that any type of number may look at them. */
-const bytesOf = (view) => view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
 
 /** A table of numbers of any number of dimensions, the last one running fastest. */
 class Table {
@@ -42,7 +27,7 @@ class Table {
   }
 }
 
-/** What `data` holds under a name: a Table, a picture's URL, or plain JSON as it is. */
+/** What `data` holds under a name: a Table, an image's URL, or plain JSON as it is. */
 function unpack(value) {
   if (value?.dtype) return new Table(value);
   if (value?.mime) return URL.createObjectURL(new Blob([bytesOf(value.bytes)], { type: value.mime }));
@@ -140,53 +125,30 @@ function stackedBar({ left, top, width, height = 26, parts }) {
   }));
 }
 
-// ---- pictures with boxes ----
+// ---- images with boxes ----
 
-/** The colours of classes and of other things told apart: those of show.py, and the ink to write on each. */
-const PALETTE = ["#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2"];
-const INKS = ["#000", "#000", "#000", "#000", "#000", "#000", "#fff"];
-
-/** A picture on the stage and the boxes over it; boxes are normalised corners, as everywhere in d2lmini. */
-class Picture {
+/** An image on the stage and the boxes over it; boxes are normalised corners, as everywhere in d2lmini. */
+class ImageView {
   constructor({ left = 0, top = 0, width, height = width, url }) {
     Object.assign(this, { left, top, width, height });
     this.boxes = svg("g");
     this.plates = svg("g"); // over all boxes: no line crosses a name
     this.element = svg("g", {},
-      url
-        ? svg("image", { href: url, x: left, y: top, width, height, preserveAspectRatio: "none" })
-        : svg("rect", { class: "paper", x: left, y: top, width, height }),
-      this.boxes, this.plates);
+      svg("image", { href: url, x: left, y: top, width, height, preserveAspectRatio: "none" }), this.boxes, this.plates);
   }
   X(x) { return this.left + x * this.width; }
   Y(y) { return this.top + y * this.height; }
-  /** Add an outlined box with a dark rim; `dashed` is ground truth, solid is what a network says. */
-  box(corners, { colour = PALETTE[0], ink = "#000", dashed = false, width = 2.5, tag = "", fillOpacity = 0, rim = true, opacity = 1, ...more } = {}) {
-    const [x0, y0, x1, y1] = corners;
-    const place = { x: this.X(x0), y: this.Y(y0), width: Math.max(0, (x1 - x0) * this.width), height: Math.max(0, (y1 - y0) * this.height) };
-    const node = svg("g", { opacity: opacity === 1 ? null : opacity, ...more },
-      rim ? svg("rect", { ...place, fill: "none", stroke: "#101010", "stroke-width": width + 1.5 }) : [],
-      svg("rect", { ...place, fill: fillOpacity ? colour : "none", "fill-opacity": fillOpacity || null, stroke: colour, "stroke-width": width, "stroke-dasharray": dashed ? `${2 * width} ${1.6 * width}` : null }));
-    this.boxes.append(node);
-    if (tag) {
-      const plate = this.tag(tag, place, colour, ink);
-      if (opacity !== 1) plate.setAttribute("opacity", opacity);
-      this.plates.append(plate);
-    }
-    return node;
-  }
-  /** A name plate at a box's upper edge, kept inside the picture. */
-  tag(text, place, colour, ink) {
-    const width = 7 * text.length + 8;
-    const x = Math.min(Math.max(place.x, this.left), Math.max(this.left, this.left + this.width - width));
-    const y = Math.min(Math.max(place.y - 17, this.top), this.top + this.height - 17);
-    return svg("g", { class: "tag" },
-      svg("rect", { x, y, width, height: 17, fill: colour }),
-      svg("text", { x: x + 4, y: y + 12.5, fill: ink }, text));
+  /** Add a box, styled as in drawing.js, with a name plate if there is a `tag`. */
+  box(corners, { tag, ...style }) {
+    const place = placeIn(this, corners);
+    this.boxes.append(outline(place, style));
+    if (tag) this.plates.append(plate(tag, place, this, style));
   }
 }
 
 // ---- the figure itself ----
+
+const WIDEST = 720; // CSS pixels
 
 /**
  * Make a figure of a function `setup(stage)`, which builds what stays and returns `draw()`, which redraws
@@ -196,15 +158,15 @@ class Picture {
  * The stage has: model, svg (as wide as the page allows; one unit is one CSS pixel, so type keeps its
  * size on a phone), width, height, root, data (unpacked), get(trait), set(trait, value), clear(group, …new).
  */
-function figure({ traits = [], height, setup, maxWidth = 720 }) {
+function figure({ traits, height, setup }) {
   return {
     render({ model, el }) {
       const root = html("div", { class: "d2l-figure", role: "group", "aria-label": model.get("alt") });
       const drawing = svg("svg", { role: "img", "aria-label": model.get("alt") });
-      const readout = html("p", { class: "readout", "aria-live": "polite" });
+      const readout = makeReadout();
       const above = html("div", { class: "above" }), below = html("div", { class: "below" });
-      root.style.maxWidth = `${maxWidth}px`;
-      root.append(above, drawing, below, readout);
+      root.style.maxWidth = `${WIDEST}px`;
+      root.append(above, drawing, below, readout.element);
       el.append(root);
       const packed = model.get("data");
       const data = Object.fromEntries(Object.entries(packed).map(([name, value]) => [name, unpack(value)]));
@@ -220,22 +182,16 @@ function figure({ traits = [], height, setup, maxWidth = 720 }) {
           group.replaceChildren(...nodes.flat());
         },
       };
-      let draw = null, frame = 0, spoken = 0;
+      let draw = null, frame = 0;
       const paint = () => {
         frame = 0;
-        const width = Math.min(maxWidth, Math.round(root.clientWidth));
+        const width = Math.min(WIDEST, Math.round(root.clientWidth));
         if (!width) return;
         stage.width = width;
         stage.height = Math.round(height(width, stage));
         fill(drawing, { viewBox: `0 0 ${stage.width} ${stage.height}`, width: stage.width, height: stage.height }, []);
         draw ??= setup(stage);
-        const text = draw() ?? "";
-        // A screen reader hears where a movement ends, not every step of it.
-        readout.setAttribute("aria-busy", "true");
-        readout.textContent = text;
-        clearTimeout(spoken);
-        spoken = setTimeout(() => readout.removeAttribute("aria-busy"), 400);
-        root.dataset.state = text;
+        readout.tell(draw() ?? "");
       };
       const later = () => { frame ||= requestAnimationFrame(paint); };
       for (const name of traits) model.on(`change:${name}`, later);
@@ -245,7 +201,7 @@ function figure({ traits = [], height, setup, maxWidth = 720 }) {
       return () => {
         watch.disconnect();
         cancelAnimationFrame(frame);
-        clearTimeout(spoken);
+        readout.end();
         for (const name of traits) model.off(`change:${name}`, later);
         for (const value of Object.values(data)) if (typeof value === "string" && value.startsWith("blob:")) URL.revokeObjectURL(value);
       };

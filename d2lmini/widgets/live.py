@@ -1,4 +1,4 @@
-"""The detector itself, live: the reader's own pictures, every anchor's answer, every threshold.
+"""The detector itself, live: the reader's own images, every anchor's answer, every threshold.
 
 In a page of the book the network runs in the reader's browser, from the scripts that the book serves. In
 JupyterLab and Colab the same widget sends its pixels to the kernel, and this module answers.
@@ -13,22 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2lmini import live, show
+from d2lmini import live, plots
 from d2lmini.checkpoint import ModelInfo
 from d2lmini.data import Sample
 from d2lmini.detect import detect
-from d2lmini.export import about, browser_model, describe_sample, inference_model, png, script_name
+from d2lmini.interop.export import about, browser_model, describe_sample, inference_model, png, script_name
 from d2lmini.model import TinySSD
 from d2lmini.widgets.base import STYLE, Figure, Live
-from d2lmini.widgets.front import count_of
+from d2lmini.widgets.front import LETTERS, sample_titles
 
 SCORE = 0.5  # where the page's slider stands at first
-LETTERS = "ABCDEFGH"  # of the samples; there is no room for more
 
 
 class LiveDetector(Figure):
     """`data`: `name` of the weights script, `about` the network, `samples` with their titles and true boxes,
-    image0, image1, …. What the page needs besides, it loads when a picture is chosen: from beside itself
+    image0, image1, …. What the page needs besides, it loads when an image is chosen: from beside itself
     in the book, or by asking this object."""
 
     _esm = live.widget_module()
@@ -41,7 +40,7 @@ class LiveDetector(Figure):
         self.on_msg(self._answer)
 
     def _answer(self, _: object, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
-        """The page's code, or what the network says of a picture: float32 logits, then offsets."""
+        """The page's code, or what the network says of an image: float32 logits, then offsets."""
         if message.get("want") == "code":
             self.send({"code": live.live_script(), "model": self._record})
         elif "id" in message:
@@ -63,7 +62,7 @@ class LiveDetector(Figure):
 
 
 def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], name: str = "scenes") -> Live:
-    """The detector for the reader to use, with some pictures to begin with.
+    """The detector for the reader to use, with some images to begin with.
 
     `name` is that of the weights script; the book serves that of `pretrained("scenes")`. Computes with
     `inference_model(model)`. Raises ExportError for a network that the browser cannot run, and ValueError
@@ -78,16 +77,19 @@ def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], na
         data={
             "name": script_name(record, name),
             "about": about(model),
-            "samples": [_told(letter, s) for letter, s in zip(LETTERS, samples, strict=False)],
+            "samples": [
+                {**describe_sample(sample, 0), "title": f"image {title}"}
+                for title, sample in zip(sample_titles(samples), samples, strict=False)
+            ],
             **{f"image{i}": _lossless(s.image) for i, s in enumerate(samples[: len(LETTERS)])},
         },
-        alt="The detector, live: a picture with its boxes, every scale's scores, thresholds to move.",
+        alt="The detector, live: an image with its boxes, every scale's scores, thresholds to move.",
     )
     return Live(
         figure,
         {},
         caption=(
-            "The network runs in this page, on these pictures or on your own. Move the thresholds, look at "
+            "The network runs in this page, on these images or on your own. Move the thresholds, look at "
             "all candidates, choose a box to see its anchor and what it removed, or mark the true boxes."
         ),
         fallback=_fallback(model, samples[0]),
@@ -95,23 +97,18 @@ def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], na
 
 
 def _lossless(image: Tensor) -> dict[str, Any]:
-    """A picture for the browser, like `base.picture`, but without its loss: scores would differ."""
+    """An image for the browser, like `base.jpeg`, but without its loss: scores would differ."""
     return {"mime": "image/png", "width": image.shape[2], "height": image.shape[1], "bytes": png(image)}
 
 
-def _told(letter: str, sample: Sample) -> dict[str, Any]:
-    """A sample's title, as in other figures, and its true boxes."""
-    return {**describe_sample(sample, 0), "title": f"picture {letter}: {count_of(len(sample.labels))}"}
-
-
-def _fallback(model: TinySSD, sample: Sample) -> show.Drawing:
-    """A picture, all candidates in it, and what suppression leaves."""
+def _fallback(model: TinySSD, sample: Sample) -> plots.Drawing:
+    """An image, all candidates in it, and what suppression leaves."""
     with torch.inference_mode():
         answers = inference_model(model)(sample.image.unsqueeze(0))
-    views = [show.View(sample.image, "a picture")]
+    views = [plots.View(sample.image, "an image")]
     for title, options in (("candidates", {"iou_threshold": 1.0}), ("after NMS", {})):
         (found,) = detect(*answers, model.anchors.cpu(), score_threshold=SCORE, **options)
-        colours = [show.class_colour(k) for k in found.labels.tolist()]
-        boxes = show.Boxes(found.boxes, colours, linewidth=1.25)
-        views.append(show.View(sample.image, f"{len(found.scores)} {title}", [boxes]))
-    return show.plot_views(views, cell=220)
+        colors = [plots.class_color(k) for k in found.labels.tolist()]
+        boxes = plots.Boxes(found.boxes, colors, linewidth=1.25)
+        views.append(plots.View(sample.image, f"{len(found.scores)} {title}", [boxes]))
+    return plots.plot_views(views, cell=220)

@@ -1,4 +1,4 @@
-// Loops against batched code: milliseconds a picture by number of objects (both scales logarithmic), and the ratio.
+// Loops against batched code: milliseconds an image by number of objects (both scales logarithmic), and the ratio.
 export default figure({
   traits: ["objects", "batch"],
   height: (width) => (width < 520 ? 560 : 300),
@@ -18,11 +18,11 @@ export default figure({
       const left = narrow || first ? 44 : stage.width / 2 + 36;
       const top = narrow && !first ? 306 : 26, width = narrow ? stage.width - 56 : stage.width / 2 - 56;
       const axes = { left, top, width, height: narrow ? 205 : 222, x: [0, xs[xs.length - 1]], xTicks: marks([1, 2, 5, 10, 20, 50]) };
-      return new Axes({ ...axes, xLabel: "objects in each picture", ...options });
+      return new Axes({ ...axes, xLabel: "objects in each image", ...options });
     };
     return () => {
       const b = stage.get("batch"), i = Math.max(0, counts.indexOf(stage.get("objects")));
-      const time = panel(true, { y: [low, high], yTicks: marks(scale), title: "milliseconds a picture" });
+      const time = panel(true, { y: [low, high], yTicks: marks(scale), title: "milliseconds an image" });
       const gain = panel(false, { y: [0, most * 1.05], title: "times as fast" });
       const others = batches.map((_, k) => k).filter((k) => k !== b);
       for (const k of others) {
@@ -34,7 +34,7 @@ export default figure({
       gain.vertical(xs[i]).curve(xs, ratio(b), "c0").mark(xs[i], ratio(b)[i], "c0");
       stage.clear(stage.svg, time.element, gain.element);
       const ms = (value) => `${number(value, value < 10 ? 2 : value < 100 ? 1 : 0)} ms`;
-      const what = `${counts[i]} object${counts[i] > 1 ? "s" : ""} in ${batches[b] > 1 ? `each of ${batches[b]} pictures` : "one picture"}`;
+      const what = `${counts[i]} object${counts[i] > 1 ? "s" : ""} in ${batches[b] > 1 ? `each of ${batches[b]} images` : "one image"}`;
       return `${what}: loops ${ms(loops.at(b, i))}, batched ${ms(batched.at(b, i))}: ${number(ratio(b)[i], 1)} times as fast.`;
     };
   },

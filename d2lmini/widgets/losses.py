@@ -10,7 +10,7 @@ import torch
 import traitlets
 from torch import Tensor
 
-from d2lmini import losses, show
+from d2lmini import losses, plots
 from d2lmini.widgets.base import Figure, Live, pack, slider
 from d2lmini.widgets.experiments import experiment
 
@@ -52,7 +52,7 @@ def smooth_l1(sigma: float = 1.0) -> Live:
         alt="Smooth L1 loss and its gradient over the error x, beside L1 and L2, for the chosen σ.",
     )
     some = [sigmas.index(s) for s in (0.5, 1.0, 3.0)]
-    fallback = show.plot_panels(
+    fallback = plots.plot_panels(
         x,
         {
             "loss": {f"σ = {sigmas[i]:g}": loss[i] for i in some},
@@ -78,7 +78,7 @@ PARTS = ("easy negatives", "hard negatives", "positives")
 
 
 class FocalLoss(Figure):
-    """`data`: p (M,), gammas, alphas, names of networks and of `PARTS`; loss and pull (Γ, M) for α = 1;
+    """`data`: p (M,), gammas, alphas, names of networks and of `PARTS`; loss and gradient (Γ, M) for α = 1;
     shares (N, Γ, Α, 3) of the class loss by part, and totals (N, Γ, Α) divided by the positives;
     `measured_curves` of γ and of α."""
 
@@ -90,7 +90,7 @@ class FocalLoss(Figure):
 def anchor_parts(logits: Tensor, labels: Tensor, ratio: float = 3.0) -> dict[str, Tensor]:
     """Which anchors (N, A) are easy negatives, hard negatives and positives.
 
-    Hard are those that SSD would keep: in each picture the `ratio` × positives with the largest
+    Hard are those that SSD would keep: in each image the `ratio` × positives with the largest
     cross-entropy (`hard_negatives`). Focal loss ranks them the same way, whatever γ.
     """
     hard = losses.hard_negatives(losses.cross_entropy(logits, labels), labels, ratio)
@@ -106,30 +106,30 @@ def focal_sums(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _focal_curves(p: Tensor) -> tuple[Tensor, Tensor]:
-    """Focal loss over p (Γ, M) and how hard it pulls: minus its derivative by the true class's logit."""
+    """Focal loss over p and minus its derivative by the true class's logit, (Γ, M) each."""
     rows = []
     for gamma in GAMMAS:
         logit = torch.logit(p).requires_grad_()  # what changes p with all other logits held
         value = losses.focal_loss(torch.sigmoid(logit), gamma)
         (slope,) = torch.autograd.grad(value.sum(), logit)
         rows.append((value.detach(), -slope))
-    loss, pull = (torch.stack(parts) for parts in zip(*rows, strict=True))
-    return loss, pull
+    loss, gradient = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    return loss, gradient
 
 
 def focal_loss(
     networks: Mapping[str, Tensor], labels: Tensor, gamma: float = 2.0, alpha: float = 0.25
 ) -> Live:
-    """Focal loss and its pull over p, and who holds the class loss of real networks, by γ and α.
+    """Focal loss and its gradient over p, and who holds the class loss of real networks, by γ and α.
 
-    `networks` are names and class logits (N, A, K + 1) for the same pictures; `labels` (N, A) is what
+    `networks` are names and class logits (N, A, K + 1) for the same images; `labels` (N, A) is what
     their anchors have to learn. Raises ValueError when shapes differ.
     """
     for name, logits in networks.items():
         if logits.shape[:2] != labels.shape:
             raise ValueError(f"{name}: logits {tuple(logits.shape)} for labels {tuple(labels.shape)}")
     p = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
-    loss, pull = _focal_curves(p)
+    loss, gradient = _focal_curves(p)
     weights = torch.tensor([[1 - a, 1 - a, a] for a in ALPHAS])  # (Α, 3): as focal_loss_with_logits
     sums = torch.stack([focal_sums(logits, labels) for logits in networks.values()])  # (N, Γ, 3)
     weighted = sums.unsqueeze(2) * weights  # (N, Γ, Α, 3)
@@ -143,7 +143,7 @@ def focal_loss(
             "names": list(networks),
             "parts": list(PARTS),
             "loss": pack(loss),
-            "pull": pack(pull),
+            "gradient": pack(gradient),
             "weights": pack(weights),
             "shares": pack(shares),
             "totals": pack(totals),
@@ -164,9 +164,9 @@ def focal_loss(
         },
         caption=(
             "γ silences anchors that are already classified well. Before training there are none, so it "
-            "changes little. With a start bias it takes the loss away from easy negatives; a network that "
-            "was trained with all of them has little left to take. α shifts what is left between objects "
-            "and background."
+            "changes little. With the prior-probability bias it takes the loss away from easy "
+            "negatives; a network that was trained with all of them has little left to take. α shifts what "
+            "is left between objects and background."
         ),
-        fallback=show.plot_panels(GAMMAS, panels, xlabel="γ (α = 0.5)", ylims=((0, 1.02), (0, 1.02))),
+        fallback=plots.plot_panels(GAMMAS, panels, xlabel="γ (α = 0.5)", ylims=((0, 1.02), (0, 1.02))),
     )

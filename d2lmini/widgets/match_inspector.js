@@ -56,17 +56,17 @@ export default figure({
     return () => {
       const { g, first, size: all, count, pick } = state(), chosen = first + pick, threshold = stage.get("threshold");
       const narrow = stage.width < 600, side = narrow ? Math.min(stage.width, 400) : 400;
-      const image = (stage.frame = new Picture({ width: side, height: (side * size[1]) / size[0], url: photo }));
-      const colour = PALETTE[labels[g] % PALETTE.length], ink = INKS[labels[g] % INKS.length];
-      for (let k = 0; k < names.length; k++) if (k !== g) image.box(objects.row(k), { colour: "#fff", dashed: true, width: 1, opacity: 0.6 });
-      for (let e = count - 1; e >= 0; e--) if (e !== pick) image.box(anchors.row(first + e), { colour, width: 1.5 });
-      image.box(objects.row(g), { colour: "#fff", dashed: true, width: 2.5 });
-      const box = objects.row(g), centre = ([x0, y0, x1, y1]) => [image.X((x0 + x1) / 2), image.Y((y0 + y1) / 2)];
+      const image = (stage.frame = new ImageView({ width: side, height: (side * size[1]) / size[0], url: photo }));
+      const color = colorOf(labels[g]), ink = inkOn(labels[g]);
+      for (let k = 0; k < names.length; k++) if (k !== g) image.box(objects.row(k), { color: "#fff", dashed: true, width: 1, opacity: 0.6 });
+      for (let e = count - 1; e >= 0; e--) if (e !== pick) image.box(anchors.row(first + e), { color, width: 1.5 });
+      image.box(objects.row(g), { color: "#fff", dashed: true, width: 2.5 });
+      const box = objects.row(g), center = ([x0, y0, x1, y1]) => [image.X((x0 + x1) / 2), image.Y((y0 + y1) / 2)];
       if (count) {
-        image.box(anchors.row(chosen), { colour, ink, width: 3.5, tag: `IoU ${fixed(iou.at(chosen))}` });
-        const [[ax, ay], [bx, by]] = [centre(anchors.row(chosen)), centre(box)];
+        image.box(anchors.row(chosen), { color, ink, width: 3.5, tag: `IoU ${fixed(iou.at(chosen))}` });
+        const [[ax, ay], [bx, by]] = [center(anchors.row(chosen)), center(box)];
         for (const [stroke, width] of [["#101010", 5], ["#fff", 2]]) image.boxes.append(svg("path", { d: `M${ax} ${ay}L${bx} ${by}`, stroke, "stroke-width": width }));
-        image.boxes.append(svg("circle", { cx: ax, cy: ay, r: 5, fill: colour, stroke: "#101010" }), svg("circle", { cx: bx, cy: by, r: 4, fill: "#fff", stroke: "#101010" }));
+        image.boxes.append(svg("circle", { cx: ax, cy: ay, r: 5, fill: color, stroke: "#101010" }), svg("circle", { cx: bx, cy: by, r: 4, fill: "#fff", stroke: "#101010" }));
       }
       stage.clear(view, image.element);
 

@@ -8,17 +8,17 @@ import torch
 import traitlets
 from torch import Tensor
 
-from d2lmini import matching, show
+from d2lmini import plots
 from d2lmini.anchors import make_anchors, map_anchors
 from d2lmini.boxes import box_iou, encode
 from d2lmini.data import Sample
 from d2lmini.matching import assign
-from d2lmini.train import recipe
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture, slider, whole
+from d2lmini.transfer import recipe
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack, slider, whole
 from d2lmini.widgets.boxes import object_names, running_scene
 
 LOWEST = 0.3  # the threshold slider's lower end: anchors below it are never positive by threshold
-MAPS = ((32, 32), (16, 16), (8, 8), (4, 4), (1, 1))  # TinySSD's, of a picture of 256 pixels
+MAPS = ((32, 32), (16, 16), (8, 8), (4, 4), (1, 1))  # TinySSD's, of an image of 256 pixels
 FORCED_ONLY = 2.0  # no IoU reaches it: what `assign` then gives is the greedy part alone
 
 
@@ -56,7 +56,7 @@ def _with_objects(sample: Sample | None, classes: Sequence[str]) -> tuple[Sample
     if sample is None:
         return running_scene()
     if not len(sample.boxes):
-        raise ValueError("the picture has no object to match: choose another one")
+        raise ValueError("the image has no object to match: choose another one")
     return sample, classes
 
 
@@ -68,15 +68,15 @@ def match_inspector(
     start: int = 0,
     threshold: float = 0.5,
 ) -> Live:
-    """One object's positive anchors over the picture, by IoU threshold; each with its IoU and offsets.
+    """One object's positive anchors over the image, by IoU threshold; each with its IoU and offsets.
 
-    Without a `sample` the picture is the scene that the book follows, without `anchors` (A, 4) they are
+    Without a `sample` the image is the scene that the book follows, without `anchors` (A, 4) they are
     those of the detector of the scenes. Object number `start`, from 0, is shown first. Raises ValueError
-    for a picture without objects and a `start` that is none of them.
+    for an image without objects and a `start` that is none of them.
     """
     sample, classes = _with_objects(sample, classes)
     if not 0 <= start < len(sample.boxes):
-        raise ValueError(f"the picture has {len(sample.boxes)} objects, there is no number {start}")
+        raise ValueError(f"the image has {len(sample.boxes)} objects, there is no number {start}")
     if anchors is None:
         anchors = make_anchors(MAPS, recipe("scenes").config.anchors)
     found = candidates(anchors, sample)
@@ -86,7 +86,7 @@ def match_inspector(
     names = object_names(sample.labels, classes)
     figure = MatchInspector(
         data={
-            "photo": picture(sample.image, 80),
+            "photo": jpeg(sample.image, 80),
             "size": list(sample.image.shape[:0:-1]),
             "names": names,
             "labels": sample.labels.tolist(),
@@ -99,7 +99,7 @@ def match_inspector(
             "forced": pack(forced[rows] == owner),
         },
         alt=(
-            "A picture with one object's box dashed and its positive anchors solid; beside it the IoUs of "
+            "An image with one object's box dashed and its positive anchors solid; beside it the IoUs of "
             "its candidates as bars against the threshold, and the four offsets of the chosen anchor."
         ),
     )
@@ -119,7 +119,7 @@ def match_inspector(
 
 def _at_thresholds(
     anchors: Tensor, sample: Sample, found: tuple[Tensor, Tensor], number: int
-) -> show.Drawing:
+) -> plots.Drawing:
     """One object (dashed) with its positives at three thresholds."""
     mine, iou = found
     views = []
@@ -127,13 +127,13 @@ def _at_thresholds(
         keep = iou >= threshold
         keep[0] = True  # the forced one
         layers = [
-            show.Boxes(anchors[mine[keep]], show.class_colour(int(sample.labels[number]))),
-            show.Boxes(sample.boxes[number][None], show.TRUTH, dashed=True),
+            plots.Boxes(anchors[mine[keep]], plots.class_color(int(sample.labels[number]))),
+            plots.Boxes(sample.boxes[number][None], plots.TRUTH, dashed=True),
         ]
         count = int(keep.sum())
         title = f"threshold {threshold:g}: {count} positive{'s' * (count > 1)}"
-        views.append(show.View(sample.image, title, layers))
-    return show.plot_views(views, cell=230)
+        views.append(plots.View(sample.image, title, layers))
+    return plots.plot_views(views, cell=230)
 
 
 # ---- the greedy rule, watched ----
@@ -145,28 +145,24 @@ def walk(iou: Tensor) -> list[Pair]:
     """The textbook way through IoUs (A, G): the largest entry left, and its row and column are struck out."""
     left, pairs = iou.clone(), []
     while left.numel() and left.max() > 0:
-        anchor, thing = divmod(int(left.argmax()), left.shape[1])
-        pairs.append((anchor, thing))
-        left[anchor], left[:, thing] = 0, 0
+        anchor, obj = divmod(int(left.argmax()), left.shape[1])
+        pairs.append((anchor, obj))
+        left[anchor], left[:, obj] = 0, 0
     return pairs
 
 
 def rounds(iou: Tensor) -> list[list[Pair]]:
-    """The package's way through IoUs (A, G): in each round all pairs that nobody can take from each other.
+    """Greedy matching of IoUs (A, G) in rounds: all pairs at once that are each other's best choice.
 
-    The steps are those of `matching._greedy`, looked at one by one.
+    Nothing larger can take either of such a pair away, so the pairs are those of `walk`, and of `assign`.
     """
-    table = matching._Held(iou.T[None])  # (1, G, A)
-    value, anchor = table.iou.max(dim=-1)
-    found, taken = torch.zeros_like(value, dtype=torch.bool), iou.new_zeros(1, len(iou) + 1)
-    steps = []
-    while (waiting := ~found & (value > 0)).any():
-        settled = matching._settled(table.wishes(anchor), value, waiting)
-        steps.append([(int(anchor[0, g]), g) for g in settled[0].nonzero()[:, 0].tolist()])
-        found |= settled
-        taken[0, anchor[settled]] = 2.0
-        missed = ~found & (value > 0) & (taken.gather(1, anchor) > 0)
-        value, anchor = table.look_again(value, anchor, taken, missed)
+    left, steps = iou.clone(), []
+    while left.numel() and left.max() > 0:
+        value, anchor = left.max(dim=0)  # (G,): each object's best anchor
+        best = left.argmax(dim=1)  # (A,): each anchor's best object
+        mutual = (best[anchor] == torch.arange(len(anchor))) & (value > 0)
+        steps.append([(int(anchor[g]), int(g)) for g in mutual.nonzero()[:, 0]])
+        left[anchor[mutual]], left[:, mutual] = 0, 0
     return steps
 
 
@@ -183,8 +179,8 @@ def greedy_rounds(
 ) -> Live:
     """The greedy rule on a few anchors, step by step: one pair at a time, beside all mutual pairs at once.
 
-    Without a `sample` the picture is the scene that the book follows; without `anchors` (A, 4) they are
-    nine squares, 0.45 of the picture wide. Raises ValueError for a picture without objects and for more
+    Without a `sample` the image is the scene that the book follows; without `anchors` (A, 4) they are
+    nine squares, 0.45 of the image wide. Raises ValueError for an image without objects and for more
     than 26 anchors, which are named by letters.
     """
     sample, classes = _with_objects(sample, classes)
@@ -195,7 +191,7 @@ def greedy_rounds(
     one_by_one, together = walk(iou), rounds(iou)
     figure = GreedyRounds(
         data={
-            "photo": picture(sample.image, 80),
+            "photo": jpeg(sample.image, 80),
             "names": object_names(sample.labels, classes),
             "labels": sample.labels.tolist(),
             "objects": pack(sample.boxes),
@@ -205,7 +201,7 @@ def greedy_rounds(
             "rounds": [[list(pair) for pair in pairs] for pairs in together],
         },
         alt=(
-            "Two copies of the picture and of the table of IoUs, anchors by objects. On the left one pair is "
+            "Two copies of the image and of the table of IoUs, anchors by objects. On the left one pair is "
             "settled at each step, on the right all pairs that are each other's best choice."
         ),
     )
@@ -221,16 +217,16 @@ def greedy_rounds(
     )
 
 
-def _after_rounds(anchors: Tensor, sample: Sample, together: list[list[Pair]]) -> show.Drawing:
+def _after_rounds(anchors: Tensor, sample: Sample, together: list[list[Pair]]) -> plots.Drawing:
     """The pairs settled in each of the first three rounds: anchor solid, object dashed, in one colour."""
     views = []
     for number, pairs in enumerate(together[:3], start=1):
-        rows, things = (list(part) for part in zip(*pairs, strict=True))
-        colours = [show.class_colour(int(sample.labels[g])) for g in things]
+        rows, objects = (list(part) for part in zip(*pairs, strict=True))
+        colors = [plots.class_color(int(sample.labels[g])) for g in objects]
         layers = [
-            show.Boxes(anchors[rows], colours),
-            show.Boxes(sample.boxes[things], colours, dashed=True),
+            plots.Boxes(anchors[rows], colors),
+            plots.Boxes(sample.boxes[objects], colors, dashed=True),
         ]
         title = f"round {number}: {len(pairs)} pair{'s' * (len(pairs) > 1)}"
-        views.append(show.View(sample.image, title, layers))
-    return show.plot_views(views, cell=230)
+        views.append(plots.View(sample.image, title, layers))
+    return plots.plot_views(views, cell=230)

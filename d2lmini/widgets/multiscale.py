@@ -10,15 +10,15 @@ import torch
 import traitlets
 from torch import Tensor
 
-from d2lmini import show
+from d2lmini import plots
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anchors
 from d2lmini.boxes import box_area
 from d2lmini.data import Batch, Sample, Synthetic, load
+from d2lmini.inspect import effective_field, receptive_fields, side_that_holds
 from d2lmini.matching import assign
 from d2lmini.model import TinySSD
-from d2lmini.receptive import effective_field, receptive_fields, side_that_holds
-from d2lmini.train import recipe
-from d2lmini.widgets.base import Figure, Live, choice, pack, picture, steps, switch
+from d2lmini.transfer import recipe
+from d2lmini.widgets.base import Figure, Live, choice, jpeg, pack, steps, switch
 from d2lmini.widgets.boxes import running_scene
 
 SHARES = (0.5, 0.9)  # of the gradient: the squares that hold so much are drawn
@@ -51,12 +51,12 @@ def coarse(field: Tensor) -> tuple[Tensor, int]:
 
 
 class ScaleExplorer(Figure):
-    """`data`: photo, side (of the picture, in pixels), maps (cells a side), sees (field in pixels),
+    """`data`: photo, side (of the image, in pixels), maps (cells a side), sees (field in pixels),
     holds (S, 2), the sides that hold `SHARES` of the gradient, field0 … (n, n), the strength, with its
     steps (pixels), sets (names), shapes0 … (S, k, 2) of each anchor set, owned0 …, lists of the cells that
     hold a positive, by scale.
 
-    `x` and `y` are a place in the picture, 0 to 1: the cell that is looked at lies there on every map.
+    `x` and `y` are a place in the image, 0 to 1: the cell that is looked at lies there on every map.
     """
 
     script = "scales.js"
@@ -70,8 +70,8 @@ class ScaleExplorer(Figure):
 def positive_cells(spec: AnchorSpec, maps: Sequence[tuple[int, int]], sample: Sample) -> list[list[int]]:
     """For each map, the cells (row-major) with at least one anchor that is matched with an object."""
     chosen = assign(make_anchors(maps, spec), sample.boxes[None], sample.labels[None])[0] >= 0
-    counts = [h * w * k for (h, w), k in zip(maps, spec.per_pixel, strict=True)]
-    parts = zip(chosen.split(counts), spec.per_pixel, strict=True)
+    counts = [h * w * k for (h, w), k in zip(maps, spec.num_anchors_per_location, strict=True)]
+    parts = zip(chosen.split(counts), spec.num_anchors_per_location, strict=True)
     return [part.unflatten(0, (-1, k)).any(1).nonzero()[:, 0].tolist() for part, k in parts]
 
 
@@ -83,12 +83,12 @@ def scale_explorer(
     scale: int = 1,
     place: tuple[float, float] = (0.20, 0.47),
 ) -> Live:
-    """A feature map's grid over the picture; of one cell its anchors, its field, and what it listens to.
+    """A feature map's grid over the image; of one cell its anchors, its field, and what it listens to.
 
-    `images` (N, 3, H, W) are the pictures over which the gradient is measured: a few, for it takes a
-    second or two for each. Without a `sample` the picture is the scene that the book follows. The cell is
+    `images` (N, 3, H, W) are the images over which the gradient is measured: a few, for it takes a
+    second or two for each. Without a `sample` the image is the scene that the book follows. The cell is
     chosen by click or arrow keys. Raises ValueError for a scale that the model has not and a place outside
-    the picture.
+    the image.
     """
     sample = running_scene()[0] if sample is None else sample
     fields, maps = receptive_fields(model), map_sizes(model)
@@ -99,7 +99,7 @@ def scale_explorer(
     small = [coarse(f) for f in strengths]
     sets = anchor_sets(model)
     data = {
-        "photo": picture(sample.image, 80),
+        "photo": jpeg(sample.image, 80),
         "side": model.image_size[0],
         "maps": [width for _, width in maps],
         "sees": [field.size for field in fields],
@@ -116,7 +116,7 @@ def scale_explorer(
         x=place[0],
         y=place[1],
         alt=(
-            "A picture under the grid of one feature map, with the anchors and the receptive field of one "
+            "An image under the grid of one feature map, with the anchors and the receptive field of one "
             "cell; what its gradient hardly reaches is dark. Below, for every map, the sizes of both."
         ),
     )
@@ -147,8 +147,8 @@ def _three_scales(
     strengths: list[Tensor],
     holds: list[list[int]],
     place: tuple[float, float],
-) -> show.Drawing:
-    """One place on the first three maps: the picture as bright as the gradient is strong, the anchors."""
+) -> plots.Drawing:
+    """One place on the first three maps: the image as bright as the gradient is strong, the anchors."""
     side, views = model.image_size[0], []
     for k, (field, (_, cells)) in enumerate(zip(receptive_fields(model)[:3], map_sizes(model), strict=False)):
         row, column = (int(v * cells) for v in (place[1], place[0]))
@@ -157,16 +157,18 @@ def _three_scales(
         light = light[top : top + side, left : left + side].sqrt()
         shaded = (sample.image * (0.15 + 0.85 * light)).byte()
         sizes, ratios = model.anchor_spec.sizes[k], model.anchor_spec.ratios[k]
-        per_cell = map_anchors(cells, cells, sizes, ratios).unflatten(0, (-1, model.anchor_spec.per_pixel[k]))
+        per_cell = map_anchors(cells, cells, sizes, ratios).unflatten(
+            0, (-1, model.anchor_spec.num_anchors_per_location[k])
+        )
         sees = [_corner(v, cells, field.size / side) for v in place]
         square = torch.tensor([[*sees, *(v + field.size / side for v in sees)]])
         layers = [
-            show.Boxes(per_cell[row * cells + column], show.PALETTE[0]),
-            show.Boxes(square, show.TRUTH),
+            plots.Boxes(per_cell[row * cells + column], plots.PALETTE[0]),
+            plots.Boxes(square, plots.TRUTH),
         ]
         title = f"map {k + 1}: {field.size} px, half in {holds[k][0]}"
-        views.append(show.View(shaded, title, layers))
-    return show.plot_views(views, cell=230)
+        views.append(plots.View(shaded, title, layers))
+    return plots.plot_views(views, cell=230)
 
 
 # ---- who owns which size ----
@@ -190,7 +192,7 @@ def count_positives(
 ) -> Tensor:
     """Positive anchors of each object by feature map, (N, G, S), of padded boxes (N, G, 4)."""
     chosen = assign(make_anchors(maps, spec), boxes, labels, threshold)  # (N, A)
-    counts = [h * w * k for (h, w), k in zip(maps, spec.per_pixel, strict=True)]
+    counts = [h * w * k for (h, w), k in zip(maps, spec.num_anchors_per_location, strict=True)]
     found = torch.zeros(*labels.shape, len(maps), dtype=torch.int64)
     for scale, part in enumerate(chosen.split(counts, dim=1)):
         here = torch.zeros(len(labels), labels.shape[1] + 1, dtype=torch.int64)
@@ -262,7 +264,7 @@ def scale_owners(
     )
 
 
-def _owned(positives: Tensor, objects: Tensor, names: list[str], sets: list[str]) -> show.Drawing:
+def _owned(positives: Tensor, objects: Tensor, names: list[str], sets: list[str]) -> plots.Drawing:
     """Positives per object over its size, a curve for each map, a panel for each anchor set."""
     middles = torch.tensor([(a * b) ** 0.5 for a, b in pairwise(EDGES)])
     mean = positives / objects[:, None].clamp(min=1)
@@ -270,4 +272,4 @@ def _owned(positives: Tensor, objects: Tensor, names: list[str], sets: list[str]
         f"positives per object, {name}": dict(zip(names, mean[k].T, strict=True))
         for k, name in enumerate(sets)
     }
-    return show.plot_panels(middles, panels, xlabel="object size, pixels")
+    return plots.plot_panels(middles, panels, xlabel="object size, pixels")

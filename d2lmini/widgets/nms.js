@@ -3,12 +3,12 @@
 const HARD = 0, LINEAR = 1;
 
 export default figure({
-  traits: ["picture", "method", "step", "score", "iou", "sigma", "aware"],
+  traits: ["image", "method", "step", "score", "iou", "sigma", "aware"],
   height: (width) => (width < 560 ? width + 370 : 0.58 * width),
   setup(stage) {
     const { names, ious, sigmas, boxes, scores, labels, removed_by, order, left, x, factors } = stage.data;
     const total = scores.shape[1], last = left.shape[3] - 1;
-    let p = 0; // the picture
+    let p = 0; // the image
     stage.below.append(legend([["c1 thick", "taken now"], ["c2 thick", "kept"], ["c0 thick", "waiting"], ["faint", "hollow: removed, or lost score"]]));
 
     /** What the chosen method has done after the chosen step. */
@@ -37,18 +37,18 @@ export default figure({
     const kindOf = (s, i) => (i === s.now ? "c1" : s.taken.includes(i) ? "c2" : "c0");
     const name = (i) => `${names[labels.at(p, i)]} ${fixed(scores.at(p, i))}`;
 
-    function overPicture(s, side) {
-      const view = new Picture({ width: side, url: stage.data[`image${p}`] });
+    function overImage(s, side) {
+      const view = new ImageView({ width: side, url: stage.data[`image${p}`] });
       const threshold = stage.get("score") - 1e-6;
       for (const i of [...s.everyone].reverse()) {
         const waits = !s.taken.includes(i), label = labels.at(p, i), value = s.value(i), lost = s.hit.includes(i);
         if (waits && !lost && (s.end || value < threshold)) continue;
-        if (lost) view.box(boxes.row(p, i), { colour: "#fff", width: 1, fillOpacity: 0.08 });
-        else if (waits) view.box(boxes.row(p, i), { colour: PALETTE[label], width: 1.25, rim: false, opacity: 0.35 + 0.65 * value });
+        if (lost) view.box(boxes.row(p, i), { color: "#fff", width: 1, fillOpacity: 0.08 });
+        else if (waits) view.box(boxes.row(p, i), { color: colorOf(label), width: 1.25, rim: false, opacity: 0.35 + 0.65 * value });
       }
       for (const i of [...s.taken].reverse()) {
         const label = labels.at(p, i), rank = s.taken.indexOf(i) + 1, now = i === s.now;
-        view.box(boxes.row(p, i), { colour: PALETTE[label], ink: INKS[label], width: now ? 4.5 : 2.5, tag: now ? `${rank}: ${name(i)}` : String(rank) });
+        view.box(boxes.row(p, i), { color: colorOf(label), ink: inkOn(label), width: now ? 4.5 : 2.5, tag: now ? `${rank}: ${name(i)}` : String(rank) });
       }
       return view.element;
     }
@@ -93,11 +93,11 @@ export default figure({
     }
 
     return () => {
-      p = stage.get("picture");
+      p = stage.get("image");
       const s = state(), narrow = stage.width < 560, side = narrow ? stage.width : stage.height;
       const start = narrow ? 30 : side + 36, width = stage.width - start - 6, top = narrow ? side + 30 : 22;
       const first = narrow ? 130 : stage.height * 0.42, second = narrow ? 120 : stage.height * 0.32;
-      stage.clear(stage.svg, overPicture(s, side),
+      stage.clear(stage.svg, overImage(s, side),
         overScores(s, { left: start, top, width, height: first }),
         overFactors(s, { left: start, top: top + first + 44, width, height: second }));
       return told(s);

@@ -1,6 +1,6 @@
-// Precision over recall with the point of one score threshold, and what that threshold shows of a picture.
+// Precision over recall with the point of one score threshold, and what that threshold shows of an image.
 export default figure({
-  traits: ["class_id", "demand", "score", "picture"],
+  traits: ["class_id", "demand", "score", "image"],
   height: (width) => (width < 560 ? 1.9 * width + 84 : width / 2 + 10),
   setup(stage) {
     const { names, stops, demands, kinds, curves, counts, ap, which, boxes, scores, labels, verdicts, truth_boxes: objects, truth_labels: classes, found_at } = stage.data;
@@ -25,34 +25,34 @@ export default figure({
       return axes.element;
     }
 
-    function overPicture(k, i, p, threshold, place) {
-      const view = new Picture({ ...place, url: stage.data[`image${p}`] });
+    function overImage(k, i, p, threshold, place) {
+      const view = new ImageView({ ...place, url: stage.data[`image${p}`] });
       for (let g = 0; g < classes.shape[1]; g++) {
         if (classes.at(p, g) !== k) continue;
         const missed = found_at.at(p, i, g) < threshold;
-        view.box(objects.row(p, g), { colour: missed ? PALETTE[4] : "#fff", dashed: true, width: missed ? 2.5 : 1.25, tag: missed ? "FN" : "" });
+        view.box(objects.row(p, g), { color: missed ? PALETTE[4] : "#fff", dashed: true, width: missed ? 2.5 : 1.25, tag: missed ? "FN" : "" });
       }
       let wrong = 0, right = 0;
       for (let d = scores.shape[1] - 1; d >= 0; d--) {
         if (labels.at(p, d) !== k || scores.at(p, d) < threshold) continue;
         const verdict = verdicts.at(p, i, d), good = verdict === RIGHT, score = fixed(scores.at(p, d));
         good ? right++ : wrong++;
-        view.box(boxes.row(p, d), { colour: good ? GOOD : WRONG, width: good ? 3 : 2, tag: good ? `TP ${score}` : `FP ${score} ${kinds[verdict]}` });
+        view.box(boxes.row(p, d), { color: good ? GOOD : WRONG, width: good ? 3 : 2, tag: good ? `TP ${score}` : `FP ${score} ${kinds[verdict]}` });
       }
       return [view.element, right, wrong];
     }
 
     return () => {
-      const k = stage.get("class_id"), i = stage.get("demand"), s = nearest(stops, stage.get("score")), p = which.at(k, stage.get("picture"));
+      const k = stage.get("class_id"), i = stage.get("demand"), s = nearest(stops, stage.get("score")), p = which.at(k, stage.get("image"));
       const narrow = stage.width < 560, side = narrow ? stage.width : stage.width / 2 - 8;
       const plot = narrow ? { left: 36, top: 24, width: stage.width - 44, height: 0.9 * stage.width } : { left: 36, top: 24, width: side - 44, height: side - 66 };
       const place = narrow ? { left: 0, top: 0.9 * stage.width + 84, width: side } : { left: stage.width - side, top: 2, width: side };
-      const [view, right, wrong] = overPicture(k, i, p, stops[s] - 1e-6, place);
+      const [view, right, wrong] = overImage(k, i, p, stops[s] - 1e-6, place);
       stage.clear(stage.svg, overCurve(k, i, s, plot), view);
       const [tp, fp, fn] = counts.row(k, i, s);
       return `${names[k]}, IoU from ${fixed(demands[i])}, score from ${fixed(stops[s])}: ${tp} right, ${fp} wrong, ${fn} missed. ` +
         `Precision ${fixed(tp / (tp + fp))}, recall ${fixed(tp / (tp + fn))}; AP of the whole curve ${fixed(ap.at(k, i))}. ` +
-        `In picture ${stage.get("picture") + 1}: ${right} right, ${wrong} wrong.`;
+        `In image ${stage.get("image") + 1}: ${right} right, ${wrong} wrong.`;
     };
   },
 });

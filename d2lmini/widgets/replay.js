@@ -1,7 +1,7 @@
-// A training run, epoch by epoch: what the network said of one picture, and where that lies on the curves.
+// A training run, epoch by epoch: what the network said of one image, and where that lies on the curves.
 const NARROW = 560;
 export default figure({
-  traits: ["epoch", "picture"],
+  traits: ["epoch", "image"],
   height: (width) => (width < NARROW ? Math.min(width, 320) + 2 * 196 : 384),
   setup(stage) {
     const { epochs, losses, scores, truth, boxes, confidence, iou, over } = stage.data;
@@ -25,9 +25,9 @@ export default figure({
       return [loss.element, score.element];
     };
 
-    /** The picture with its truth in dashes, and its boxes: the surest thick and with its score, the others fainter. */
+    /** The image with its truth in dashes, and its boxes: the best thick and with its score, the others fainter. */
     const detections = (e, p) => {
-      const panel = new Picture({ width: Math.min(stage.width, 320), url: stage.data[`image${p}`] });
+      const panel = new ImageView({ width: Math.min(stage.width, 320), url: stage.data[`image${p}`] });
       for (let k = confidence.shape[2] - 1; k >= 0; k--) {
         const score = confidence.at(e, p, k);
         if (score <= 0) continue;
@@ -36,21 +36,21 @@ export default figure({
       }
       for (let g = 0; g < truth.shape[1]; g++) {
         const box = truth.row(p, g);
-        if (box[2] > box[0]) panel.box(box, { colour: "#fff", dashed: true, width: 1.5 });
+        if (box[2] > box[0]) panel.box(box, { color: "#fff", dashed: true, width: 1.5 });
       }
       return panel.element;
     };
 
     return () => {
-      const e = nearest(epochs, stage.get("epoch")), p = stage.get("picture");
+      const e = nearest(epochs, stage.get("epoch")), p = stage.get("image");
       stage.clear(stage.svg, detections(e, p), ...panels(e));
       const trained = Number.isFinite(losses.at(e, 0));
       const when = trained ? `After epoch ${epochs[e]}` : "Before training";
       const best = confidence.at(e, p, 0) > 0
-        ? `the surest box scores ${fixed(confidence.at(e, p, 0))}, its IoU with the truth is ${fixed(iou.at(e, p, 0))}`
+        ? `the best box scores ${fixed(confidence.at(e, p, 0))}, its IoU with the truth is ${fixed(iou.at(e, p, 0))}`
         : "nothing is found";
       const loss = trained ? `, loss ${fixed(losses.at(e, 0))}` : "";
-      return `${when}: in picture ${p + 1} ${best}. AP50 ${fixed(scores.at(e, 0))}, COCO AP ${fixed(scores.at(e, 1))}${loss}.`;
+      return `${when}: in image ${p + 1} ${best}. AP50 ${fixed(scores.at(e, 0))}, COCO AP ${fixed(scores.at(e, 1))}${loss}.`;
     };
   },
 });

@@ -1,4 +1,4 @@
-// One feature map over the picture: its grid, and of one cell the anchors, the receptive field, and how strongly each
+// One feature map over the image: its grid, and of one cell the anchors, the receptive field, and how strongly each
 // pixel moves the cell's answers. Python measured that for the map; here it is only shifted to the chosen cell.
 export default figure({
   traits: ["scale", "anchors", "spotlight", "x", "y"],
@@ -22,14 +22,13 @@ export default figure({
       goTo(Math.floor(((event.clientX - place.left) / stage.frame) * n), Math.floor(((event.clientY - place.top) / stage.frame) * n), n);
     });
     keys.addEventListener("keydown", (event) => {
-      const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      const way = arrow(event);
       if (!way) return;
-      event.preventDefault();
       const n = maps[stage.get("scale")], [column, row] = cellOf(n);
       goTo(column + way[0], row + way[1], n);
     });
 
-    /** Darkness over the whole picture, one point for two pixels, as an image: none where the gradient is strongest. */
+    /** Darkness over the whole image, one point for two pixels, as an image: none where the gradient is strongest. */
     function shade(scale, middle) {
       const field = stage.data[`field${scale}`], points = side / 2, canvas = html("canvas", { width: points, height: points });
       const context = canvas.getContext("2d"), image = context.createImageData(points, points), start = middle.map((m) => m - (field.length * steps[scale]) / 2);
@@ -49,21 +48,21 @@ export default figure({
       const scale = stage.get("scale"), n = maps[scale], set = stage.get("anchors"), lit = stage.get("spotlight");
       const shapes = stage.data[`shapes${set}`], owned = stage.data[`owned${set}`][scale], [column, row] = cellOf(n);
       const narrow = stage.width < 620, frame = (stage.frame = narrow ? Math.min(stage.width, 400) : 400), cell = frame / n;
-      const picture = new Picture({ width: frame, url: photo }), middle = [(column + 0.5) / n, (row + 0.5) / n];
+      const image = new ImageView({ width: frame, url: photo }), middle = [(column + 0.5) / n, (row + 0.5) / n];
       const square = (pixels) => [...middle.map((m) => m - pixels / side / 2), ...middle.map((m) => m + pixels / side / 2)];
       const clip = `clip-${Math.random().toString(36).slice(2)}`;
-      picture.boxes.setAttribute("clip-path", `url(#${clip})`);
-      if (lit) picture.boxes.append(svg("image", { href: shade(scale, middle.map((m) => m * side)), width: frame, height: frame, preserveAspectRatio: "none" }));
+      image.boxes.setAttribute("clip-path", `url(#${clip})`);
+      if (lit) image.boxes.append(svg("image", { href: shade(scale, middle.map((m) => m * side)), width: frame, height: frame, preserveAspectRatio: "none" }));
       let lines = "";
       for (let k = 1; k < n; k++) lines += `M${k * cell} 0V${frame}M0 ${k * cell}H${frame}`;
-      picture.boxes.append(svg("path", { d: lines, stroke: "#fff", "stroke-opacity": n > 16 ? 0.25 : 0.45, "stroke-width": 1 }),
+      image.boxes.append(svg("path", { d: lines, stroke: "#fff", "stroke-opacity": n > 16 ? 0.25 : 0.45, "stroke-width": 1 }),
         ...owned.map((k) => svg("circle", { cx: ((k % n) + 0.5) * cell, cy: (Math.floor(k / n) + 0.5) * cell, r: Math.max(2.5, Math.min(cell / 6, 6)), fill: "#fff", stroke: "#101010" })));
-      for (const [w, h] of shapes[scale]) picture.box([middle[0] - w / 2, middle[1] - h / 2, middle[0] + w / 2, middle[1] + h / 2], { colour: PALETTE[0], width: 1.5 });
-      if (lit) picture.box(square(holds[scale][0]), { colour: PALETTE[1], width: 2 });
+      for (const [w, h] of shapes[scale]) image.box([middle[0] - w / 2, middle[1] - h / 2, middle[0] + w / 2, middle[1] + h / 2], { color: PALETTE[0], width: 1.5 });
+      if (lit) image.box(square(holds[scale][0]), { color: PALETTE[1], width: 2 });
       const [x0, y0, x1, y1] = square(sees[scale]).map((v) => v * frame);
-      picture.boxes.append(...["#101010", "#fff"].map((stroke, k) => svg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, fill: "none", stroke, "stroke-width": 4 - 1.5 * k, "stroke-dasharray": k ? "3 4" : null })),
+      image.boxes.append(...["#101010", "#fff"].map((stroke, k) => svg("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, fill: "none", stroke, "stroke-width": 4 - 1.5 * k, "stroke-dasharray": k ? "3 4" : null })),
         svg("rect", { x: column * cell, y: row * cell, width: cell, height: cell, fill: n > 1 ? "#fff" : "none", "fill-opacity": 0.35, stroke: "#fff", "stroke-width": 2 }));
-      stage.clear(view, svg("clipPath", { id: clip }, svg("rect", { width: frame, height: frame })), picture.element);
+      stage.clear(view, svg("clipPath", { id: clip }, svg("rect", { width: frame, height: frame })), image.element);
       fill(pad, { width: frame, height: frame }, []);
 
       // Every map's sizes on one logarithmic ruler, in pixels.
@@ -86,7 +85,7 @@ export default figure({
         svg("text", { x: left + wide / 2, y: bottom + 32, "text-anchor": "middle" }, "pixels (each step doubles)"));
 
       const sizes = shapes[scale].map(([w, h]) => Math.sqrt(w * h) * side), all = sees[scale] >= 2 * side - 8;
-      const reach = all ? "the whole picture" : `${sees[scale]} × ${sees[scale]} pixels`, mine = owned.includes(row * n + column);
+      const reach = all ? "the whole image" : `${sees[scale]} × ${sees[scale]} pixels`, mine = owned.includes(row * n + column);
       return `Map ${scale + 1}, ${n} × ${n} cells, row ${row + 1}, column ${column + 1}: its answers can depend on ${reach}; half of the gradient lies within ${holds[scale][0]} × ${holds[scale][0]}. Its ${shapes[scale].length} anchors are sized ${fixed(Math.min(...sizes), 0)} to ${fixed(Math.max(...sizes), 0)} pixels. ${lit ? "" : "Nothing is darkened. "}${owned.length} cell${owned.length === 1 ? "" : "s"} of this map ${owned.length === 1 ? "has" : "have"} a positive${mine ? ", this one too" : ""}.`;
     };
   },

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import traitlets
 
-from d2lmini import show
-from d2lmini.widgets.base import HERE, Figure, Live, choice, pack, steps, whole
-
-RESULTS = HERE / "results"
+from d2lmini import plots
+from d2lmini.widgets.base import RESULTS, Figure, Live, choice, pack, steps, whole
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -50,7 +48,7 @@ class Loops(Figure):
 def loops_against_batched(objects: int = 10, batch: int = 32) -> Live:
     """Time for the targets of a batch by number of objects: D2L's loops and `match`, as measured.
 
-    `objects` in each picture and pictures in a `batch` are those shown first. Raises ValueError for a
+    `objects` in each image and images in a `batch` are those shown first. Raises ValueError for a
     number that was not measured.
     """
     result = measured("targets-curve")
@@ -61,9 +59,9 @@ def loops_against_batched(objects: int = 10, batch: int = 32) -> Live:
     loops, batched = (np.array(result[key]) for key in ("d2l_ms", "ours_ms"))  # (B, O)
     figure = Loops(
         data={"counts": counts, "batches": batches, "loops": pack(loops), "batched": pack(batched)},
-        alt="Milliseconds a picture by number of objects, for loops and for batched code, and their ratio.",
+        alt="Milliseconds an image by number of objects, for loops and for batched code, and their ratio.",
     )
-    names = ["1 picture" if b == 1 else f"{b} pictures" for b in batches]
+    names = ["1 image" if b == 1 else f"{b} images" for b in batches]
     last = len(batches) - 1
     ratios = dict(zip(names, loops / batched, strict=True))
     panels = {
@@ -77,10 +75,10 @@ def loops_against_batched(objects: int = 10, batch: int = 32) -> Live:
             "batch": choice("batch of", names, batches.index(batch)),
         },
         caption=(
-            "Targets by D2L's loops and by match. Alone, a picture with one object gains nothing; "
-            "a batch does, and the more, the more objects its pictures hold."
+            "Targets by D2L's loops and by match. Alone, an image with one object gains nothing; "
+            "a batch does, and the more, the more objects its images hold."
         ),
-        fallback=show.plot_panels(counts, panels, xlabel="objects in each picture"),
+        fallback=plots.plot_panels(counts, panels, xlabel="objects in each image"),
     )
 
 
@@ -114,7 +112,7 @@ def step_anatomy(variant: int = 0) -> Live:
         "milliseconds a step": {"all": times.sum(1), parts[0]: times[:, 0]},
         "all but convolutions": {name: times[:, i] for i, name in enumerate(parts) if i},
     }
-    fallback = show.plot_panels(places, panels, xlabel="variant")
+    fallback = plots.plot_panels(places, panels, xlabel="variant")
     for ax in fallback.axes:
         ax.set_xticks(places)
         ax.set_ylim(bottom=0)

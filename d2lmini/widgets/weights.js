@@ -1,4 +1,4 @@
-// Which loss the trunk obeys: bars of both gradients' lengths in each stage, and the two as arrows with their sum.
+// Which loss the backbone obeys: bars of both gradients' lengths in each stage, and the two as arrows with their sum.
 // `shares` and `arrows` hold every stop; two vectors of a million numbers and their sum lie in one plane, drawn here.
 export default figure({
   traits: ["weight", "network", "loss"],
@@ -34,7 +34,7 @@ export default figure({
       ];
       stage.clear(stage.svg, bars.flat(), plane.flat());
       const whole = shares.at(n, l, w, stages.length - 1);
-      return `The ${names[n]} network, ${losses[l]}, box loss × ${weights[w]}: the class loss makes ${percent(whole)} of the trunk’s gradient. The step points ${fixed(toClass, 0)}° away from what the class loss wants, ${fixed(toBox, 0)}° from what the box loss wants.`;
+      return `The ${names[n]} network, ${losses[l]}, box loss × ${weights[w]}: the class loss makes ${percent(whole)} of the backbone’s gradient. The step points ${fixed(toClass, 0)}° away from what the class loss wants, ${fixed(toBox, 0)}° from what the box loss wants.`;
     };
   },
 });

@@ -1,4 +1,4 @@
-from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L, START_BIAS
+from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L, PRIOR_BIAS
 from experiments.setting import Question
 
 QUESTION = Question(
@@ -14,10 +14,10 @@ QUESTION = Question(
         "random, 3 : 1": {"loss.mining": "random"},
         "hard, 1 : 1": {"loss.negatives": 1.0},
         "hard, 10 : 1": {"loss.negatives": 10.0},
-        "all, over positives, start bias": ALL_NEGATIVES,
+        "all, over positives, prior bias": ALL_NEGATIVES,
     },
     more={
-        "mean over all anchors, start bias": {**CLASS_LOSS, **START_BIAS},
+        "mean over all anchors, prior bias": {**CLASS_LOSS, **PRIOR_BIAS},
         "D2L as published": D2L,
     },
     baseline="hard, 3 : 1",

@@ -28,7 +28,7 @@ QUESTION = Question(
         "+ smooth L1": CLIMB[4],
         "+ anchors that fit": CLIMB[5],
         "+ flips and colours": without(D2L, *STEPS, AUGMENTATION),
-        "+ all negatives, start bias: ours": ALL_NEGATIVES,
+        "+ all negatives, prior bias: ours": ALL_NEGATIVES,
         # 1/4: the mean over the positives' four numbers, where ours is a sum over the four
         "D2L, box loss over positives": {**without(D2L, BOX_MEAN), "loss.box_weight": 0.25},
     },

@@ -4,9 +4,9 @@ CROWD = {"crowded": 5}
 
 QUESTION = Question(
     name="suppression",
-    title="Suppression in crowded pictures",
+    title="Suppression in crowded images",
     chapter="evaluation",
-    asks="Hard or soft NMS, within classes or across, on pictures with at least five objects?",
+    asks="Hard or soft NMS, within classes or across, on images with at least five objects?",
     expected="Soft-NMS gains at high IoU and loses at 0.5; suppression across classes loses a little.",
     variants={
         "hard, IoU 0.45": CROWD,
@@ -18,5 +18,5 @@ QUESTION = Question(
         "Soft-NMS, Gaussian, σ = 0.5": {**CROWD, "detect.soft": "gaussian", "detect.sigma": 0.5},
     },
     baseline="hard, IoU 0.45",
-    presets=("scenes",),  # a picture of bananas has one
+    presets=("scenes",),  # an image of bananas has one
 )

@@ -1,0 +1,369 @@
+"""The command line: `d2lmini train | evaluate | detect | data | export`, or `python -m d2lmini …`.
+
+Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave up;
+2 the command, a file or the data is at fault, said in one line; 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import torch
+from PIL import Image
+
+from d2lmini import checkpoint, errors, inspect, losses, plots, train, transfer
+from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
+from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images, open_data, sources
+from d2lmini.detect import SOFT_NMS, DetectConfig, Detections, detect
+from d2lmini.engine import devices, distributed, state
+from d2lmini.engine.validation import Validation, predict_batched, validate
+from d2lmini.interop import export, timm
+from d2lmini.losses import LossConfig
+from d2lmini.model import TinyBackbone, TinySSD, map_shapes
+from d2lmini.train import TrainConfig
+
+SHOWN, CONFIDENT = 40, 0.4  # images on a contact sheet, and the least score of a detection there
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", files.DataWarning)  # `_open` says it, and all of it
+            options.run(options)
+    except distributed.RefusedByMain:
+        return 2
+    except (ValueError, OSError) as error:  # of one rank, which has to say it
+        return _complain(error, 2)
+    except distributed.RankLost as error:
+        return _complain(error, 1)
+    except state.TrainingDiverged as error:
+        return _complain(error, 1, distributed.is_main_process())
+    except state.Interrupted as error:
+        return _complain(error, 130, distributed.is_main_process())
+    except KeyboardInterrupt:
+        return _complain("stopped", 130)
+    return 0
+
+
+def _complain(what: object, code: int, aloud: bool = True) -> int:
+    if aloud:
+        print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
+    return code
+
+
+# ---- train ----
+
+
+def run_train(options: Namespace) -> None:
+    """Show the training images, train, then write learning curves, detections and scores.
+
+    Started by torchrun, every rank does this; the first one prints, writes and draws.
+    """
+    main_process, out = distributed.is_main_process(), Path(options.out)
+    options.quiet |= not main_process
+    recipe = transfer.recipe(options.data)
+    loss = replace(recipe.config.loss, **_chosen(LossConfig, options))
+    config = replace(recipe.config, **_chosen(TrainConfig, options), loss=loss)
+    counts = {"train": options.count or recipe.count, "val": options.validation_count}
+    size = options.size or recipe.image_size
+    training, validation = _open(options, counts, size=size, resize_mode=config.resize_mode)
+    if main_process and not (out / state.LAST).exists():
+        out.mkdir(parents=True, exist_ok=True)
+        plots.save(plots.contact_sheet(_spread(training, SHOWN), training.classes), out / "data.png")
+    source, held_out = _sources(options, training, validation)
+    source.split_record = training.split_record
+    config, model = _configure(options, config, source, training.classes)
+    device = devices.pick_device(distributed.local_device(config.device))
+    precision = str(devices.pick_precision(config.precision, device)).removeprefix("torch.")
+    ranks = f"{distributed.launched_ranks()} × " if distributed.launched_ranks() > 1 else ""
+    _say(f"training on {ranks}{device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
+    run = {"model": model, "out": out, "resume": options.resume, "progress": not options.quiet}
+    result = train.fit(source, held_out, training.classes, config, **run)
+    if main_process:
+        _say(f"data loading: {source.loading_fraction:.1%} of the time")
+        plots.save(plots.plot_history(result.history), out / "curves.png")
+        _report_best(held_out, config, device, out)
+        print(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
+        print(f"images: {', '.join(str(out / f'{n}.png') for n in ('data', 'curves', 'detections'))}")
+
+
+def _configure(
+    options: Namespace, config: TrainConfig, source: sources.BatchSource, classes: Sequence[str]
+) -> tuple[TrainConfig, TinySSD | None]:
+    """The configuration and the network to begin with, fitted to a folder; a preset's stay as they are."""
+    folder, backbone = transfer.recipe(options.data) is transfer.FOLDER_RECIPE, None
+    if options.backbone:
+        more = {"weights": options.backbone_weights, "image_size": source.image_size[0]}
+        backbone = timm.timm_backbone(options.backbone, **more)
+    elif not folder and options.start is None:
+        return config, None
+    fitted, model = transfer.configure_for_dataset(
+        config,
+        source.ground_truth(),
+        source.image_size,
+        classes,
+        start=options.start or ("scenes" if folder else "none"),
+        backbone=backbone,
+        suggest=folder and not options.fixed_anchors,
+        scale_epochs=folder and "epochs" not in options,
+    )
+    return replace(fitted, eval_every=getattr(options, "eval_every", fitted.eval_every)), model
+
+
+def _report_best(source: sources.BatchSource, config: TrainConfig, device: torch.device, out: Path) -> None:
+    """Score the best model as training did, and draw what it finds."""
+    model, info = checkpoint.load_model(out / state.BEST, device)
+    thresholds = {"match_iou_threshold": config.iou_threshold, "precision": config.precision}
+    result = validate(model, source, info.classes, **thresholds)
+    first = next(source.in_order(SHOWN))
+    samples = [first.sample(i) for i in range(len(first.images))]
+    found = [one.at_least(CONFIDENT) for one in result.detections[:SHOWN]]
+    plots.save(plots.contact_sheet(samples, info.classes, detections=found), out / "detections.png")
+    print(report(result))
+
+
+# ---- evaluate ----
+
+
+def run_evaluate(options: Namespace) -> None:
+    """Score a checkpoint on annotated images."""
+    model, info = checkpoint.load_model(options.model, devices.pick_device(options.device))
+    (source,) = _sources(options, _open_as_trained(options, model, info))
+    thresholds = {"match_iou_threshold": options.match_iou, **_chosen(DetectConfig, options)}
+    result = validate(model, source, info.classes, precision=options.precision, **thresholds)
+    truth = source.ground_truth()
+    breakdown = errors.error_breakdown(result.detections, *truth, score_threshold=options.score)
+    print(report(result))
+    print(f"at scores ≥ {options.score:g}: {', '.join(f'{k} {n}' for k, n in breakdown.as_dict().items())}")
+    if options.json:
+        parts = {"metrics": result.metrics, "anchors": result.anchors, "errors": breakdown}
+        record = {"model": options.model, "data": options.data, "machine": devices.describe()}
+        _write_json(Path(options.json), record | {name: part.as_dict() for name, part in parts.items()})
+
+
+def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelInfo) -> Any:
+    """Images of the model's size and classes; a folder is divided as in training unless options tell how."""
+    shape: dict[str, Any] = {"size": model.image_size[0], "resize_mode": info.resize_mode}
+    if options.skip_bad:
+        shape["classes"] = info.classes
+    told = any((options.data_seed, options.val_fraction, options.train_list, options.val_list))
+    if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
+        shape["split_record"] = info.split
+    (dataset,) = _open(options, {options.split: options.count}, **shape)
+    if tuple(dataset.classes) != info.classes:
+        # a folder names its labels, so it need not hold all classes of the model, but none beside them
+        if not isinstance(dataset, annotated.AnnotatedImages) or not {*dataset.classes} <= {*info.classes}:
+            raise ValueError(
+                f"{options.model} finds {', '.join(info.classes)}, but {options.data} holds "
+                f"{', '.join(dataset.classes)}: score it on data of its own classes"
+            )
+        dataset.classes = info.classes
+    now = dataset.split_record
+    if options.split in ("val", "test") and info.split and now and now["files"] != info.split["files"]:
+        _say(
+            f"{options.data} does not hold the training images of {options.model}, and is divided "
+            f"{'anew at random' if now['by'] == 'seed' else 'by its own folders or lists'}: images that the "
+            "model was trained on may be among them"
+        )
+    return dataset
+
+
+def report(result: Validation) -> str:
+    """Scores as text: AP first, then D2L's two numbers beside what predicting only background would score."""
+    metrics, anchors = result.metrics, result.anchors
+    return (
+        f"{metrics.summary()}\n"
+        f"class error {anchors.class_error:.2e} (always background: {anchors.background_class_error:.2e}), "
+        f"box MAE {anchors.box_mae:.2e} (always background: {anchors.background_box_mae:.2e})\n"
+        f"positive anchors classified correctly: {anchors.positive_recall:.1%}"
+    )
+
+
+# ---- detect ----
+
+
+def run_detect(options: Namespace) -> None:
+    """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
+    model, info = checkpoint.load_model(options.model, devices.pick_device(options.device))
+    model, out = export.inference_model(model), Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    faults: list[str] | None = [] if options.skip_bad else None
+    for name, path in _image_files(options.images, out).items():
+        with files.skipping(faults):
+            image = images.read_image(path)
+            found = _find(model, image, info.resize_mode, options)
+            plots.save(plots.annotate(image, found, info.classes), out / f"{name}.png")
+            rows = _rows(found, image.size, info.classes)
+            record = {"image": str(path), "width": image.width, "height": image.height, "detections": rows}
+            _write_json(out / f"{name}.json", record)
+            what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
+            print(f"{path}: {what or 'nothing found'} → {out / name}.png")
+    _tell_skipped(faults or [])
+
+
+def _image_files(arguments: Sequence[str], out: Path) -> dict[str, Path]:
+    """Image files, and those in folders (or below, where a folder has none itself), by their results' name.
+
+    Images of one name in different folders get numbers. Raises ValueError when a result in `out` would replace
+    one of the images.
+    """
+    found: dict[str, Path] = {}
+    for argument in map(Path, arguments):
+        paths = [argument]
+        if argument.is_dir():
+            suffixes = files.IMAGE_SUFFIXES
+            paths = files.files(argument, suffixes) or files.files_below(argument, suffixes)
+        if not paths:
+            raise ValueError(f"the folder {argument} holds no images: name another, or image files")
+        for path in paths:
+            names = itertools.chain([path.stem], (f"{path.stem}-{i}" for i in itertools.count(2)))
+            found[next(name for name in names if found.get(name, path) == path)] = path
+    results = {(out / f"{name}.png").resolve() for name in found}
+    for path in found.values():
+        if path.resolve() in results:
+            raise ValueError(f"{path} would be replaced by a result: choose another folder with --out")
+    return found
+
+
+def _find(model: TinySSD, image: Image.Image, resize_mode: str, options: Namespace) -> Detections:
+    """What the model finds in an image, as a fraction of the image: read in full, as a web page does."""
+    pixels = images.to_tensor(image, model.image_size, resize_mode)
+    predictions = predict_batched(model, pixels.unsqueeze(0), precision=options.precision)
+    thresholds = {"score_threshold": options.score, **_chosen(DetectConfig, options)}
+    (found,) = detect(*predictions, model.anchors, **thresholds)
+    boxes = images.placement(image.size, model.image_size, resize_mode).out_of_square(found.boxes)
+    inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the image
+    return Detections(boxes[inside], found.scores[inside], found.labels[inside])
+
+
+def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Detections for JSON, in pixels of an image of `size` (width, height)."""
+    pixels = found._replace(boxes=found.boxes.cpu().double() * torch.tensor(size * 2))
+    return [
+        {"class": classes[label], "score": round(score, 4), "box": [round(edge, 1) for edge in box]}
+        for box, score, label in zip(*(t.tolist() for t in pixels), strict=True)
+    ]
+
+
+# ---- data and export ----
+
+
+def run_data(options: Namespace) -> None:
+    """Draw a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
+    shape = {"size": options.size, "resize_mode": options.resize_mode}
+    (dataset,) = _open(options, {options.split: options.count}, **shape)
+    samples = _spread(dataset, options.count)
+    plots.save(plots.contact_sheet(samples, dataset.classes), options.out)
+    labels = collate(samples).labels
+    objects = ", ".join(f"{name} {int((labels == i).sum())}" for i, name in enumerate(dataset.classes))
+    print(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
+    if options.anchors:
+        _report_anchors(options, dataset)
+
+
+def _report_anchors(options: Namespace, dataset: Any) -> None:
+    """How the anchors that `train` would take fit the objects, and how others would."""
+    maps = [(h, w) for _, h, w in map_shapes(TinyBackbone(), (options.size, options.size))]
+    objects, recipe = inspect.read_objects(dataset, progress=True), transfer.recipe(options.data)
+    specs = {
+        "suggested": suggest_anchors(objects.boxes[objects.labels >= 0], maps),
+        "D2L's (14.7)": TINY_SSD_ANCHORS,
+        "the recipe's": recipe.config.anchors,
+    }
+    reports = {
+        name: inspect.anchor_report(make_anchors(maps, spec), *objects, image_size=options.size)
+        for name, spec in specs.items()
+    }
+    taken = "suggested" if recipe is transfer.FOLDER_RECIPE else "the recipe's"
+    names = [str(entry.image) for entry in getattr(dataset, "entries", ())]
+    print(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
+    for name, fit in reports.items():
+        print(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
+    out = Path(options.out).with_stem(f"{Path(options.out).stem}-anchors")
+    plots.save(plots.plot_coverage(reports[taken], specs[taken]), out)
+    print(f"suggested: {specs['suggested']}\nimage: {out}")
+
+
+def run_export(options: Namespace) -> None:
+    """Write a checkpoint as files for use elsewhere: Python, web pages, ONNX."""
+    model, info = checkpoint.load_model(options.model)
+    path, written = Path(options.model), {}
+    if options.out or not (options.page or options.onnx):
+        folder = Path(options.out or "export")
+        folder.mkdir(parents=True, exist_ok=True)
+        name = path.resolve().parent.name if path.name in (state.BEST, state.LAST) else path.stem
+        export.save_inference(folder / f"{name}.safetensors", model, info)
+        written[folder / f"{name}.safetensors"] = "for Python"
+        written[export.save_weights_script(folder, model, info, name)] = "for web pages"
+    if options.page:
+        shape = {"size": model.image_size[0], "resize_mode": info.resize_mode}
+        samples = _spread(*_open(options, {"val": 4}, **shape), 4) if options.data else []
+        export.save_page(options.page, model, info, samples)
+        written[Path(options.page)] = "a page to open or to send"
+    if options.onnx:
+        export.save_onnx(options.onnx, model, info)
+        written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
+    for path, what in written.items():
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
+
+
+# ---- helpers ----
+
+
+def _chosen(config: type, options: Namespace) -> dict[str, Any]:
+    """The fields of a configuration that options set."""
+    return {field.name: vars(options)[field.name] for field in fields(config) if field.name in options}
+
+
+def _open(options: Namespace, counts: dict[str, int | None], **more: Any) -> list[Any]:
+    """The data that was asked for, one set for each split and its count; says what they leave out."""
+    for name in ("classes", "val_fraction", "train_list", "val_list", "difficult", "skip_bad"):
+        if getattr(options, name, None):
+            more.setdefault(name, getattr(options, name))
+    more["seed"] = getattr(options, "data_seed", None) or 0
+    datasets = [open_data(options.data, split, count=count, **more) for split, count in counts.items()]
+    for note in dict.fromkeys(note for data in datasets for note in data.notes):
+        _say(note)
+    _tell_skipped(list(dict.fromkeys(fault for data in datasets for fault in data.skipped)))
+    return datasets
+
+
+def _sources(options: Namespace, *datasets: Any) -> list[sources.BatchSource]:
+    """The data sets in memory if all fit there, otherwise as they are read."""
+    sizes = [sources.image_bytes(data) for data in datasets]
+    if options.stream or not sources.fits_in_memory(datasets[0], others=sum(sizes[1:])):
+        _say(f"{sum(sizes) / 2**20:,.0f} MB of images are read while they are used")
+        return [sources.LoaderSource(data, options.workers) for data in datasets]
+    loaded = (sources.load(data, options.workers, progress=not options.quiet) for data in datasets)
+    return [sources.InMemorySource(batch) for batch in loaded]
+
+
+def _spread(dataset: Any, most: int) -> list[Any]:
+    """At most so many samples, from the first to the last: folders are often sorted by class."""
+    chosen = torch.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().int()
+    return [dataset[i] for i in chosen.tolist()]
+
+
+def _tell_skipped(faults: Sequence[str]) -> None:
+    for fault in faults:
+        _say(f"skipped: {' '.join(fault.split())}")
+
+
+def _write_json(path: Path, record: dict[str, Any]) -> None:
+    checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _say(text: str) -> None:
+    if distributed.is_main_process():
+        print(text, file=sys.stderr, flush=True)

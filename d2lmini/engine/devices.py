@@ -1,0 +1,116 @@
+"""The machine underneath: device, precision, memory and determinism, and a network that uses them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The named device; "auto" takes CUDA, then MPS, then the CPU.
+
+    Raises ValueError for an unknown name and for a device this machine does not have.
+    """
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if present[d]))
+    kind = name.split(":")[0]
+    if kind not in present:
+        raise ValueError(f"device is {name!r}: choose from {DEVICES}")
+    if not present[kind]:
+        raise ValueError(f"device {name!r} was asked for, but this machine has none: use auto or cpu")
+    return torch.device(name)
+
+
+def pick_precision(name: str, device: torch.device) -> torch.dtype:
+    """The type convolutions are computed in; "auto" takes bfloat16 where the hardware multiplies it."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}: choose from {PRECISIONS}")
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU has instructions for bfloat16 products; without, it is slower than float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Mixed precision for the convolutions, or nothing for float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+def disable_malloc_trim() -> bool:
+    """Let glibc keep large buffers instead of giving them back to the kernel after every step.
+
+    Faulting the same memory in again takes about as long as all the rest of a training step on a CPU.
+    The price: memory once used stays with the process. Does nothing (False) where the C library is not
+    glibc. Call it before the first large tensor.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+    except OSError:
+        return False
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+@contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within, equal work on one device gives equal bits; an operator that cannot do so raises.
+
+    On a CPU that is so anyway, for one number of threads. On a GPU it takes slower algorithms of some
+    operators and no search for the fastest convolution; where it is not wanted, convolutions of fixed
+    shapes are searched. What no setting makes equal: two kinds of device, two versions of torch, another
+    number of threads or ranks. They add the same numbers in another order, and round differently.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.backends.cudnn.benchmark = not (wanted or before[0])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+
+
+def describe() -> dict[str, str | int]:
+    """The machine in a few words, for the record beside every measured number."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()

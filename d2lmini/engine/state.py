@@ -1,0 +1,339 @@
+"""Everything that changes while a run goes on, the files that keep it, and how a run begins and ends.
+
+A run's folder holds last.safetensors (from which it resumes, bit for bit), best.safetensors (by COCO AP)
+and history.json, each written atomically, and a lock while a run writes there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from torch import Tensor
+
+from d2lmini import checkpoint
+from d2lmini.data.sources import BatchSource, InMemorySource
+from d2lmini.engine import devices
+from d2lmini.engine.distributed import Ranks
+from d2lmini.engine.network import set_lr
+from d2lmini.engine.prefetch import generator
+from d2lmini.model import TinySSD
+
+LAST, BEST, HISTORY, LOCK = "last.safetensors", "best.safetensors", "history.json", ".lock"
+SAMPLED = 64  # images that stand for a data set in its fingerprint
+# Options that say where and how fast a run goes, and not what it learns.
+FREE = {"device", "disable_malloc_trim", "channels_last", "compile", "graph", "deterministic"}
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the message says where and what usually helps."""
+
+
+class Interrupted(RuntimeError):
+    """The user stopped the run; everything up to the last step is saved."""
+
+
+@dataclass
+class TrainState:
+    """A run: the network and the optimizer, where the run is, and its options.
+
+    `epoch` epochs and `step` steps of the present one are done, which took `seconds` so far and whose class
+    and box losses (2,) sum to `totals`. `config` and `data` are JSON-able records of the options and of the
+    training set (`fingerprint`); `history` has a row for each epoch.
+    """
+
+    model: TinySSD
+    optimizer: torch.optim.Optimizer
+    info: checkpoint.ModelInfo
+    config: dict[str, Any]
+    data: dict[str, Any]
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    totals: Tensor = field(default_factory=lambda: torch.zeros(2))
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch with the highest COCO AP so far (from 1); None before the first score."""
+        scored = [row for row in self.history if row.get("ap") is not None]
+        return max(scored, key=lambda row: (row["ap"], row["epoch"]))["epoch"] if scored else None
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether the last `patience` scores were all below an earlier one."""
+        if patience is None or self.best_epoch is None:
+            return False
+        scored = [row["epoch"] for row in self.history if row.get("ap") is not None]
+        return sum(epoch > self.best_epoch for epoch in scored) >= patience
+
+    def check_finite(self, totals: Tensor) -> None:
+        """Raise TrainingDiverged if the losses of the epoch so far are not finite."""
+        if not bool(torch.isfinite(totals).all()):
+            lr = float(self.optimizer.param_groups[0]["lr"])
+            raise TrainingDiverged(
+                f"the loss is no longer a finite number in epoch {self.epoch + 1}, step {self.step} "
+                f"(learning rate {lr:.2g}): try a learning rate three times smaller, --precision float32, or "
+                "a longer warm-up. Checkpoints of earlier epochs are as they were"
+            )
+
+    def row(self, ranks: Ranks, steps: int, batch_size: int) -> dict[str, Any]:
+        """The row of the history of an epoch of so many steps, before it is scored."""
+        cls, box = (ranks.mean(self.totals) / steps).tolist()
+        return {
+            "epoch": self.epoch + 1,
+            "loss": cls + box,
+            "cls_loss": cls,
+            "box_loss": box,
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "seconds": self.seconds,
+            "images_per_second": steps * batch_size / self.seconds,
+        }
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Add a row to the history and go to the start of the next epoch."""
+        self.history.append(row)
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.totals = torch.zeros_like(self.totals)
+
+    # ---- files ----
+
+    def save(self, out: Path) -> None:
+        """Write last.safetensors: weights, optimizer, position and history, in one atomic file."""
+        state = self.optimizer.state_dict()
+        tensors = checkpoint.model_tensors(self.model)
+        tensors |= {
+            f"optimizer.{index}.{name}": torch.as_tensor(value)
+            for index, values in state["state"].items()
+            for name, value in values.items()
+            if value is not None
+        }
+        tensors |= {"totals": self.totals, "rng": torch.get_rng_state()}
+        record = {
+            "model": checkpoint.describe_model(self.model, self._described()),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "config": self.config,
+            "data": self.data,
+            "position": [self.epoch, self.step, self.seconds],
+            "history": self.history,
+        }
+        checkpoint.save_tensors(out / LAST, tensors, record)
+
+    def save_epoch(self, out: Path) -> None:
+        """After an epoch: the history, the state, and the best model if this epoch made it."""
+        if self.best_epoch in (None, self.epoch):  # without any score the newest is the best
+            checkpoint.save_model(out / BEST, self.model, self._described())
+        self.save(out)
+        text = json.dumps({"config": self.config, "epochs": self.history}, indent=1)
+        checkpoint.write_bytes(out / HISTORY, text.encode())
+
+    def _described(self) -> checkpoint.ModelInfo:
+        """What a checkpoint says about itself: options, score, machine."""
+        scored = [row for row in self.history if row.get("ap") is not None]
+        last = {k: scored[-1][k] for k in ("epoch", "ap", "ap50")} if scored else {}
+        notes = {"config": self.config, "score": last, "machine": devices.describe()}
+        return replace(self.info, notes=notes)
+
+    def open_folder(self, out: Path, resume: bool, defaults: dict[str, Any], ranks: Ranks) -> None:
+        """Continue the run in the folder, or make sure that there is none to be overwritten.
+
+        `defaults` stand for options that a run older than them does not name. Raises ValueError when there is
+        a run and `resume` is not asked for, or when its options, classes or data are others.
+        """
+
+        def read() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+            if not (out / LAST).exists():
+                return None
+            if not resume:
+                raise ValueError(
+                    f"{out} already holds a run: add --resume to go on with it, or choose another folder"
+                )
+            return self._read(out / LAST, defaults)
+
+        found = ranks.broadcast_object(read)  # the folder need not be there on other machines
+        if found is not None:
+            self._load(*found, out / LAST)
+
+    def _read(self, path: Path, defaults: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and record of a run's file, if it is one and fits this run."""
+        tensors, record = checkpoint.load_tensors(path)
+        if "position" not in record:
+            raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
+        if tuple(record["model"]["classes"]) != self.info.classes:
+            raise ValueError(f"{path} was trained for the classes {record['model']['classes']}")
+        known = record.get("data", {})
+        if any(known[key] != self.data[key] for key in known.keys() & self.data.keys()):
+            raise ValueError(
+                f"the training data changed since {path} was written: resume with the same images and "
+                "annotations, or choose another folder to train anew"
+            )
+        saved = _over(defaults, record["config"])
+        for name, value in self.config.items():
+            if name not in FREE and saved[name] != value:
+                was = saved[name]
+                differ = f"{name}={was}, now it is {value}" if name != "anchors" else "other anchors"
+                raise ValueError(
+                    f"{path} was trained with {differ}: resume with the same options, or choose another "
+                    "folder"
+                )
+        return tensors, record
+
+    def _load(self, tensors: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:
+        checkpoint.load_weights(self.model, tensors, path)
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                states.setdefault(int(index), {})[name] = value
+        # The groups stay this device's own: the options are the run's, how they are computed is not.
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
+        set_lr(self.optimizer, record["lr"])
+        self.epoch, self.step, self.seconds = record["position"]
+        self.totals = tensors["totals"].to(self.totals.device)
+        self.history = record["history"]
+        torch.set_rng_state(tensors["rng"])
+
+
+def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, and the defaults of the rest, at any depth."""
+    nested = {k: _over(v, given[k]) for k, v in defaults.items() if isinstance(v, dict) and given.get(k)}
+    return defaults | given | nested
+
+
+def fingerprint(source: BatchSource) -> dict[str, Any]:
+    """What tells one training set from another: numbers and hashes of images and annotations.
+
+    The images are `SAMPLED` ones, evenly spread, so that a set left on disk need not be read twice; of a set
+    in memory all annotations count.
+    """
+    count = len(source)
+    index = torch.linspace(0, count - 1, min(count, SAMPLED), dtype=torch.float64).round().long()
+    (batch,) = source.batches([index])
+    samples = [batch.sample(i) for i in range(len(index))]
+    record = {"images": count, "samples": _sha256(t for sample in samples for t in sample)}
+    if isinstance(source, InMemorySource):
+        boxes, labels = source.ground_truth()
+        record["annotations"] = _sha256((boxes[labels >= 0], labels))
+    return record
+
+
+def _sha256(tensors: Any) -> str:
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(tensor.contiguous().cpu().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def format_row(row: dict[str, Any]) -> str:
+    """A history row as one line of text.
+
+    >>> format_row({"epoch": 1, "loss": 2.5, "images_per_second": 61.2, "ap50": 0.5, "ap": 0.2})
+    'epoch   1  loss 2.500  AP50 0.500  AP 0.200  61 images/s'
+    """
+    scores = [
+        f"  {label} {row[name]:.3f}"
+        for label, name in (("AP50", "ap50"), ("AP", "ap"))
+        if row.get(name) is not None
+    ]
+    rate = f"  {row['images_per_second']:.0f} images/s"
+    return f"epoch {row['epoch']:3d}  loss {row['loss']:.3f}{''.join(scores)}{rate}"
+
+
+# ---- beginning and ending ----
+
+
+def check_data(train: BatchSource, validation: BatchSource | None, classes: Sequence[str]) -> None:
+    """Raise ValueError for a set without images, labels without a class, or two sizes of images."""
+    if not classes:
+        raise ValueError("there are no classes: give at least one name")
+    for name, data in (("training", train), ("validation", validation)):
+        if data is None:
+            continue
+        if len(data) == 0:
+            raise ValueError(f"the {name} set has no images")
+        if data.top_label >= len(classes):
+            raise ValueError(
+                f"the {name} set has label {data.top_label}, but only {len(classes)} classes are named"
+            )
+    if validation is not None and validation.image_size != train.image_size:
+        raise ValueError(
+            f"training images are {train.image_size}, validation images {validation.image_size}: load "
+            "both at one size"
+        )
+
+
+@contextlib.contextmanager
+def run_lock(out: Path | None, ranks: Ranks) -> Iterator[None]:
+    """Make the folder and hold its lock, so that two runs never write into the same one; rank 0 does.
+
+    Raises ValueError when another run holds it, or the folder cannot be written to.
+    """
+    if out is None:
+        yield
+        return
+    lock = filelock.FileLock(out / LOCK, blocking=False)
+
+    def acquire() -> None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise ValueError(
+                f"another run is writing to {out}: wait for it, or choose another folder"
+            ) from error
+        except OSError as error:
+            raise ValueError(f"cannot write to the folder {out}: {error.strerror}") from error
+
+    ranks.broadcast_object(acquire)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Initial weights (and a backbone's dropout) from the seed, the caller's own stream untouched."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def seed_rank(seed: int, state: TrainState, ranks: Ranks) -> None:
+    """Other random numbers (a backbone's dropout) for every rank but the first, which keeps the run's."""
+    if not ranks.is_main:
+        torch.manual_seed(generator(seed, state.epoch, state.step, ranks.rank).initial_seed())
+
+
+class StopRequest:
+    """Whether the user asked to stop; set by the first Ctrl-C."""
+
+    asked = False
+
+
+@contextlib.contextmanager
+def stop_on_interrupt() -> Iterator[StopRequest]:
+    """Turn the first Ctrl-C into a request, so that a step is never cut in half; the second one raises."""
+    stop = StopRequest()
+
+    def handler(number: int, frame: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+
+    try:
+        previous = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: whoever owns it handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, previous)

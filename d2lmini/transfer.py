@@ -1,0 +1,129 @@
+"""What to train a kind of data with: recipes for the generated sets, and a detector for images of your own.
+
+A few hundred photographs are not a generated set: there are no more of them, so each has to be seen often;
+nobody knows beforehand how large the objects are; and to learn from nothing what an edge is takes most of
+the time. So the passes follow from the number of images, the anchors from the boxes, and the backbone starts
+from the detector that comes with the package. Each of the three can be turned off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, suggest_anchors
+from d2lmini.checkpoint import pretrained
+from d2lmini.data.augment import AugmentConfig
+from d2lmini.data.samples import Batch, GroundTruth
+from d2lmini.losses import LossConfig
+from d2lmini.model import TinyBackbone, TinySSD, map_shapes
+from d2lmini.train import TrainConfig
+
+STARTS = ("scenes", "none")
+MILD = AugmentConfig(flip=0.5, color=0.3, expand=0, crop=0)
+LONG_RATIOS = ((1, 2, 0.5, 3, 1 / 3),) * 5  # a banana is up to five times as long as wide
+# For objects from 4 % to 80 % of the image: each map carries anchors half the size of TinySSD's, so
+# that its receptive field sees the whole object and some of what is around it.
+FINE_ANCHORS = AnchorSpec(
+    sizes=((0.06, 0.1), (0.15, 0.21), (0.29, 0.38), (0.5, 0.61), (0.75, 0.88)),
+    ratios=LONG_RATIOS,
+)
+
+
+class Recipe(NamedTuple):
+    """What to train a kind of data with: the side of its images in pixels, how many to generate for training,
+    and the configuration."""
+
+    image_size: int
+    count: int
+    config: TrainConfig
+
+
+RECIPES = {
+    # At 128 pixels TinySSD's receptive fields are twice as large beside a banana as at 256, and an image
+    # costs a quarter. Drawing more images helps more than seeing the same ones more often.
+    "bananas": Recipe(
+        128,
+        3000,
+        TrainConfig(epochs=9, augment=MILD, anchors=AnchorSpec(TINY_SSD_ANCHORS.sizes, LONG_RATIOS)),
+    ),
+    "scenes": Recipe(256, 3000, TrainConfig(epochs=8, augment=MILD, anchors=FINE_ANCHORS)),
+}
+# `configure_for_dataset` fits it to a folder. Hard negatives: all of them are not measured on small folders.
+FOLDER_RECIPE = Recipe(
+    256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS, loss=LossConfig(), prior_prob=None)
+)
+
+
+def recipe(data: str = "bananas") -> Recipe:
+    """The recipe for a data set: one for each preset, and one for folders of your own."""
+    return RECIPES.get(data, FOLDER_RECIPE)
+
+
+# ---- images of your own ----
+
+SCORES = 20  # how often a run is scored
+EPOCHS, IMAGES = 100, 160  # what the passes are scaled from
+LEAST_EPOCHS, MOST_EPOCHS = 20, 150
+
+
+class Configured(NamedTuple):
+    """A configuration with everything decided, and the network to begin with."""
+
+    config: TrainConfig
+    model: TinySSD
+
+
+def epochs_for(images: int) -> int:
+    """Passes for so many training images: the fewer there are, the more often each is seen.
+
+    Four times the images are seen half as often, which makes twice as many steps.
+
+    >>> [epochs_for(n) for n in (40, 100, 160, 640, 1000, 10000)]
+    [150, 126, 100, 50, 40, 20]
+    """
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, round(EPOCHS * (IMAGES / max(1, images)) ** 0.5)))
+
+
+def configure_for_dataset(
+    config: TrainConfig,
+    objects: GroundTruth | Batch,
+    size: int | tuple[int, int],
+    classes: Sequence[str],
+    *,
+    start: str = "scenes",
+    backbone: nn.Module | None = None,
+    suggest: bool = True,
+    scale_epochs: bool = True,
+) -> Configured:
+    """Fit a configuration to a training set: its epochs and how often to score, its anchors, a network.
+
+    `objects` has the training set's boxes (N, G, 4) and labels (N, G), images or not, `size` is a side or
+    (height, width) in pixels.
+    `start` "scenes" takes the backbone of the detector that comes with the package, "none" random weights; a
+    `backbone` of your own starts as it is. `suggest` takes the anchors from the training boxes
+    (`anchors.suggest_anchors`), `scale_epochs` the epochs from the number of images. Batches are made
+    smaller where there are fewer images than one holds. The same set and seed give the same answer.
+    Raises ValueError for an unknown start and as `suggest_anchors` and TinySSD do.
+    """
+    if start not in STARTS:
+        raise ValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    count = len(objects.labels)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.seed)
+        own = TinyBackbone() if backbone is None else backbone
+        if suggest:
+            maps = [(h, w) for _, h, w in map_shapes(own, size)]
+            config = replace(config, anchors=suggest_anchors(objects.boxes[objects.labels >= 0], maps))
+        model = TinySSD(len(classes), size, config.anchors, own)
+    if start != "none" and backbone is None:
+        model.backbone.load_state_dict(pretrained(start)[0].backbone.state_dict())
+    if scale_epochs:
+        epochs = epochs_for(count)
+        config = replace(config, epochs=epochs, eval_every=max(1, round(epochs / SCORES)))
+    return Configured(replace(config, batch_size=max(1, min(config.batch_size, count))), model)

@@ -1,0 +1,460 @@
+"""The command line, as a user meets it: what it writes, and how it says that something is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import photographs
+from d2lmini import transfer
+from d2lmini import checkpoint, train
+from d2lmini import cli as command_line
+from d2lmini.cli import main
+from d2lmini.data import InMemorySource, load, open_data
+from d2lmini.data.images import read_image, to_tensor
+
+TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
+FAST = ["--epochs", "2", "--batch-size", "4", "--precision", "float32", "--quiet"]
+
+
+def command(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
+    """`python -m d2lmini …` in a process of its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "d2lmini", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a small finished run."""
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", *TINY, *FAST, "--out", str(out)]) == 0
+    return out
+
+
+def photograph(path: Path, size: tuple[int, int] = (300, 170), mode: str = "RGB") -> Path:
+    """An image that no generator of ours made: smooth colours with a bright bar."""
+    image = Image.radial_gradient("L").resize(size).convert(mode)
+    image.paste(Image.new(mode, (size[0] // 3, size[1] // 4)), (5, 5))
+    image.save(path)
+    return path
+
+
+def test_train_leaves_everything_it_announces(trained):
+    names = {p.name for p in trained.iterdir()}
+    assert {"best.safetensors", "last.safetensors", "history.json", "curves.png"} <= names
+    assert "detections.png" in names
+    for name in ("curves.png", "detections.png"):
+        with Image.open(trained / name) as image:
+            assert image.width > 300
+    rows = json.loads((trained / "history.json").read_text())["epochs"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert rows[-1]["background_class_error"] > 0
+
+
+def test_train_evaluate_detect_and_data_as_separate_programs(tmp_path):
+    done = command("train", *TINY, *FAST, "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "always background" in done.stdout
+    done = command(
+        "evaluate", "--model", "run/best.safetensors", "--count", "4", "--json", "e.json",
+        "--quiet", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["metrics"]["images"] == 4
+    photograph(tmp_path / "my photo ü.jpg")
+    done = command(
+        "detect", "my photo ü.jpg", "--model", "run/best.safetensors", "--score", "0.01", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "detections" / "my photo ü.json").read_text())
+    assert (found["width"], found["height"]) == (300, 170)
+    for row in found["detections"]:
+        left, top, right, bottom = row["box"]
+        assert 0 <= left < right <= 300
+        assert 0 <= top < bottom <= 170
+    with Image.open(tmp_path / "detections" / "my photo ü.png") as image:
+        assert image.size == (300, 170)
+    done = command("data", "scenes", "--count", "6", "--size", "64", "--out", "sheet.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "sheet.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "1"])
+def test_images_of_every_mode_are_read(trained, tmp_path, mode):
+    path = tmp_path / ("p.tif" if mode in ("CMYK", "I;16") else "p.png")
+    if mode == "I;16":
+        Image.new("I;16", (90, 40), 40000).save(path)
+    else:
+        photograph(path, (90, 40), "L" if mode in ("P", "1") else mode)
+        if mode in ("P", "1"):
+            Image.open(path).convert(mode).save(path)
+    model = str(trained / "best.safetensors")
+    assert main(["detect", str(path), "--model", model, "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "p.json").exists()
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
+    paths = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        paths.append(str(photograph(tmp_path / folder / "x.png")))
+    model = str(trained / "best.safetensors")
+    assert main(["detect", *paths, "--model", model, "--out", str(tmp_path / "out")]) == 0
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["x-2.json", "x-2.png", "x.json", "x.png"]
+
+
+def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]]:
+    model = str(trained / "best.safetensors")
+    good = str(photograph(tmp_path / "good.png"))
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    whole = Path(good).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.safetensors").write_bytes(Path(model).read_bytes()[:1000])
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    new, hollow = str(tmp_path / "new"), tmp_path / "hollow"
+    hollow.mkdir()
+    return {
+        "no such image": (["detect", "nowhere.jpg", "--model", model], "nowhere.jpg"),
+        "text": (["detect", str(tmp_path / "text.jpg"), "--model", model], "text.jpg"),
+        "empty": (["detect", str(tmp_path / "empty.png"), "--model", model], "empty.png"),
+        "cut": (["detect", str(tmp_path / "cut.png"), "--model", model], "cut.png"),
+        "folder": (["detect", str(hollow), "--model", model], "holds no images"),
+        "no model": (["detect", good, "--model", "none.safetensors"], "none.safetensors"),
+        "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
+        "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),
+        "out": (["detect", good, "--model", model, "--out", str(blocked)], "blocked"),
+        "itself": (
+            ["detect", good, "--model", model, "--out", str(Path(good).parent)],
+            "choose another folder",
+        ),
+        "data": (["train", "--data", "apples", "--out", new], "apples"),
+        "lr": (["train", *TINY, "--out", new, "--lr", "-1"], "lr"),
+        "sigma": (["train", *TINY, "--out", new, "--sigma", "0"], "sigma"),
+        "size": (["train", "--data", "bananas", "--out", new, "--size", "7"], "size"),
+        "device": (["train", *TINY, "--out", new, "--device", "abacus"], "abacus"),
+        "held": (["train", *TINY, *FAST, "--out", str(trained)], "--resume"),
+        "classes": (["evaluate", "--data", "scenes", "--count", "2", "--model", model], "banana"),
+        "sheet": (["data", "bananas", "--count", "1", "--out", str(blocked / "x.png")], "blocked"),
+    }
+
+
+def test_every_mistake_is_one_line_that_names_it_and_exit_code_2(trained, tmp_path, capsys):
+    for name, (arguments, text) in bad_inputs(tmp_path, trained).items():
+        code = main(arguments)
+        said = capsys.readouterr().err.strip().splitlines()
+        assert code == 2, f"{name}: exit code {code}"
+        assert said[-1].startswith("d2lmini: "), f"{name}: {said}"
+        assert text in said[-1], f"{name}: {said}"
+        assert "Traceback" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["detect"],
+        ["train"],
+        ["train", "--out", "x", "--epochs", "many"],
+        ["train", "--out", "x", "--count", "0"],
+        ["train", "--out", "x", "--cls", "hinge"],
+    ],
+)
+def test_a_wrong_command_line_is_explained(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [None, "train", "evaluate", "detect", "data"])
+def test_help_is_there(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"] if name is None else [name, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "SUPPRESS" not in text
+    assert len(text) > 300
+
+
+def test_a_users_mistake_shows_no_traceback_in_a_real_process(tmp_path):
+    done = command("detect", "nowhere.jpg", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("d2lmini: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_options_reach_the_configuration(tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(batch, held_out, classes, config, **options):
+        seen["config"] = config
+        raise ValueError("enough")
+
+    monkeypatch.setattr(train, "fit", fit)
+    arguments = "--sigma 3 --gamma 1.5 --alpha 0.25 --cls focal --all-negatives --box-weight 2 --lr 0.1"
+    main(["train", *TINY, "--out", str(tmp_path), *arguments.split(), "--no-augment", "--seed", "9"])
+    config = seen["config"]
+    assert (config.lr, config.seed, config.augment) == (0.1, 9, None)
+    loss = config.loss
+    assert (loss.sigma, loss.gamma, loss.alpha, loss.box_weight) == (3, 1.5, 0.25, 2)
+    assert (loss.cls, loss.negatives) == ("focal", None)
+    assert config.epochs == transfer.RECIPES["bananas"].config.epochs
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
+def test_ctrl_c_saves_and_resume_finishes(tmp_path):
+    arguments = ["train", *TINY, "--batch-size", "4", "--epochs", "400", "--eval-every", "400"]
+    arguments += ["--precision", "float32", "--quiet", "--out", "run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "d2lmini", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 100
+    while not (tmp_path / "run" / "last.safetensors").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert "Traceback" not in said
+    _, record = checkpoint.load_tensors(tmp_path / "run" / "last.safetensors")
+    assert 1 <= record["position"][0] < 400
+
+
+def test_the_image_of_a_model_does_not_depend_on_the_path_taken(trained, tmp_path):
+    """Detecting in a file gives what predicting its pixels gives."""
+    path = photograph(tmp_path / "p.png", (64, 64))
+    model, _ = checkpoint.load_model(trained / "best.safetensors")
+    pixels = torch.from_numpy(__import__("numpy").array(Image.open(path).convert("RGB")))
+    images = pixels.permute(2, 0, 1)[None].contiguous()
+    predictions = predict_batched(model, images, precision="float32")
+    from d2lmini import detect
+
+    (expected,) = detect(*predictions, model.anchors)
+    main(["detect", str(path), "--model", str(trained / "best.safetensors"), "--score", "0.01",
+          "--precision", "float32", "--out", str(tmp_path / "out")])  # fmt: skip
+    found = json.loads((tmp_path / "out" / "p.json").read_text())["detections"]
+    expected = expected.at_least(0.01)
+    assert [row["score"] for row in found] == pytest.approx(expected.scores.tolist(), abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- folders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in VOC's form, its name in words: twice as wide as high, one bright square in each."""
+    root = tmp_path_factory.mktemp("images") / "meine schönen Bilder"
+    (root / "Annotations").mkdir(parents=True)
+    (root / "photos").mkdir()
+    for i in range(10):
+        image = Image.new("RGB", (80, 40), (40, 50, 60))
+        image.paste((240, 250, 230), (8 * i, 10, 8 * i + 8, 18))
+        image.save(root / "photos" / f"{i}.png")
+        name = ("cat", "dog")[i % 2]
+        box = f"<xmin>{8 * i + 1}</xmin><ymin>11</ymin><xmax>{8 * i + 8}</xmax><ymax>18</ymax>"
+        text = f"<annotation><object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+        (root / "Annotations" / f"{i}.xml").write_text(text)
+    return root
+
+
+def test_all_four_commands_work_on_a_folder(folder, tmp_path, capsys):
+    out, model = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
+    shape = [
+        "--data",
+        str(folder),
+        "--size",
+        "64",
+        "--resize-mode",
+        "letterbox",
+        "--stream",
+        "--workers",
+        "0",
+    ]
+    assert main(["train", *shape, *FAST, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "0 MB of images are read while they are used" in said.err
+    assert re.search(r"waiting for data took \d+\.\d% of the time", said.err)
+    assert (out / "data.png").stat().st_size > 1000
+    assert checkpoint.load_model(model)[1].resize_mode == "letterbox"
+    assert main(["evaluate", "--data", str(folder), "--model", model, "--split", "all", "--quiet"]) == 0
+    assert "10 images" in capsys.readouterr().out
+    assert (
+        main(["detect", str(folder), "--model", model, "--score", "0.0", "--out", str(tmp_path / "d")]) == 0
+    )
+    assert len(list((tmp_path / "d").glob("*.png"))) == 10
+    for path in (tmp_path / "d").glob("*.json"):
+        for row in json.loads(path.read_text())["detections"]:
+            left, top, right, bottom = row["box"]
+            assert 0 <= left <= right <= 80
+            assert 0 <= top <= bottom <= 40
+    assert main(["data", str(folder), "--count", "3", "--out", str(tmp_path / "sheet.png")]) == 0
+    assert "3 of 8 images (train)" in capsys.readouterr().out
+
+
+def test_memory_and_stream_give_the_same_model(folder, tmp_path):
+    shape = ["--data", str(folder), "--size", "64", *FAST]
+    assert main(["train", *shape, "--out", str(tmp_path / "a")]) == 0
+    assert main(["train", *shape, "--stream", "--out", str(tmp_path / "b")]) == 0
+    one, two = (checkpoint.load_tensors(tmp_path / name / "last.safetensors")[0] for name in "ab")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_boxes_of_a_letterboxed_image_are_those_of_the_image(trained, tmp_path):
+    """One model, told both ways: an image that was letterboxed by hand gives the same boxes, moved."""
+    model, info = checkpoint.load_model(trained / "best.safetensors")
+    path = tmp_path / "letterbox.safetensors"
+    checkpoint.save_model(path, model, dataclasses.replace(info, resize_mode="letterbox"))
+    photograph(tmp_path / "wide.png", (128, 64))
+    square = to_tensor(read_image(tmp_path / "wide.png"), (64, 64), "letterbox")
+    Image.fromarray(square.permute(1, 2, 0).numpy()).save(tmp_path / "square.png")
+    out = tmp_path / "found"
+    options = ["--score", "0.01", "--precision", "float32", "--out", str(out)]
+    main(["detect", str(tmp_path / "wide.png"), "--model", str(path), *options])
+    main(["detect", str(tmp_path / "square.png"), "--model", str(trained / "best.safetensors"), *options])
+    wide, square = (json.loads((out / f"{n}.json").read_text())["detections"] for n in ("wide", "square"))
+    expected = []
+    for row in square:
+        left, top, right, bottom = (2 * edge for edge in row["box"])  # 64 pixels are 128 of the image
+        box = [left, min(max(top - 32, 0), 64), right, min(max(bottom - 32, 0), 64)]
+        if box[3] > box[1]:
+            expected.append((row["score"], box))
+    assert len(expected) > 0
+    assert [row["score"] for row in wide] == [score for score, _ in expected]
+    for row, (_, box) in zip(wide, expected, strict=True):
+        assert row["box"] == pytest.approx(box, abs=0.25)
+
+
+def test_faults_are_told_and_skipped_where_that_was_asked_for(folder, trained, tmp_path, capsys):
+    root = shutil.copytree(folder, tmp_path / "spoilt")
+    (root / "Annotations" / "3.xml").write_text("<html/>")
+    (root / "photos" / "4.png").write_bytes(b"")
+    sheet = ["data", str(root), "--split", "all", "--out", str(tmp_path / "s.png")]
+    assert main(sheet) == 2
+    assert "3.xml is <html>" in capsys.readouterr().err
+    assert main([*sheet, "--skip-bad"]) == 0
+    said = capsys.readouterr()
+    assert "8 of 8 images" in said.out
+    assert "skipped 2 faults:" in said.err
+    assert [name in said.err for name in ("3.xml is <html>", "4.png is empty")] == [True, True]
+    out, model = str(tmp_path / "found"), str(trained / "best.safetensors")
+    assert main(["detect", str(root / "photos"), "--model", model, "--out", out]) == 2
+    assert main(["detect", str(root / "photos"), "--model", model, "--out", out, "--skip-bad"]) == 0
+    assert "4.png is empty" in capsys.readouterr().err
+    assert len(list((tmp_path / "found").glob("*.json"))) == 9
+
+
+def test_a_folder_of_some_of_the_models_classes_is_scored(folder, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    arguments = ["train", "--data", str(folder), "--size", "64", *FAST]
+    assert main([*arguments, "--out", out, "--classes", "cow", "dog", "cat"]) == 0
+    model = str(tmp_path / "run" / "best.safetensors")
+    capsys.readouterr()
+    assert main(["evaluate", "--data", str(folder), "--model", model, "--quiet"]) == 0
+    assert "2 images" in capsys.readouterr().out
+    out = str(tmp_path / "cats")
+    assert main([*arguments, "--out", out, "--classes", "cat", "--skip-bad"]) == 0
+    model = str(tmp_path / "cats" / "best.safetensors")
+    again = ["evaluate", "--data", str(folder), "--model", model, "--split", "all"]
+    assert main(again) == 2
+    assert "finds cat, but" in capsys.readouterr().err
+    assert main([*again, "--skip-bad"]) == 0
+    assert "'dog' is not among the classes" in capsys.readouterr().err
+
+
+def test_a_split_of_ones_own(folder, tmp_path, capsys):
+    (tmp_path / "val.txt").write_text("7\n8.png\nphotos/9.png\n")
+    options = ["--val-list", str(tmp_path / "val.txt"), "--out", str(tmp_path / "s.png")]
+    assert main(["data", str(folder), "--split", "val", *options]) == 0
+    assert "3 of 3 images" in capsys.readouterr().out
+    assert main(["data", str(folder), "--split", "train", "--val-fraction", "0.5", *options[2:]]) == 0
+    assert "5 of 5 images" in capsys.readouterr().out
+    assert main(["data", "bananas", "--val-fraction", "0.5", *options[2:]]) == 2
+    assert "val_fraction cannot be chosen for bananas" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- folders of one's own
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory) -> Path:
+    """A folder of ten images in VOC's form, two of them for validation."""
+    folder = tmp_path_factory.mktemp("folders") / "signs"
+    photographs.write("signs", folder, 10)
+    return folder
+
+
+def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
+    out = tmp_path / "run"
+    fast = ["--epochs", "1", "--size", "64", "--precision", "float32", "--quiet"]
+    assert main(["train", "--data", str(signs), *fast, "--out", str(out)]) == 0
+    model, info = checkpoint.load_model(out / "last.safetensors")
+    assert info.classes == ("sign",)
+    assert model.anchor_spec != transfer.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["batch_size"] == 8  # no more than there are images
+    fixed = ["--fixed-anchors", "--start", "none", "--patience", "3"]
+    assert main(["train", "--data", str(signs), *fast, *fixed, "--out", str(tmp_path / "fixed")]) == 0
+    model, info = checkpoint.load_model(tmp_path / "fixed" / "last.safetensors")
+    assert model.anchor_spec == transfer.FOLDER_RECIPE.config.anchors
+    assert info.notes["config"]["patience"] == 3
+    missing = ["--backbone", "resnet18", "--backbone-weights", "nowhere.safetensors"]
+    assert main(["train", "--data", str(signs), *fast, *missing, "--out", str(tmp_path / "none")]) == 2
+    assert "d2lmini: " in capsys.readouterr().err
+
+
+def test_what_was_asked_for_is_not_tailored(signs):
+    feed = InMemorySource(load(open_data(str(signs), "train", size=64), workers=0))
+    for asked, expected in (
+        ([], (150, 8)),  # eight images are seen often, and scored about twenty times
+        (["--eval-every", "1"], (150, 1)),
+        (["--epochs", "7"], (7, 1)),
+    ):
+        words = ["train", "--data", str(signs), "--size", "64", "--out", "run", *asked]
+        options = command_line.make_parser().parse_args(words)
+        config = command_line._config(transfer.FOLDER_RECIPE.config, options)
+        config, _ = command_line._tailored(transfer.FOLDER_RECIPE, config, options, feed, ("sign",))
+        assert (config.epochs, config.eval_every) == expected
+
+
+def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["data", str(signs), "--anchors", "--size", "64", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "images of 64 × 64" in said
+    assert "`train` takes these anchors: suggested" in said
+    assert "D2L's (14.7)" in said
+    assert "suggested ratios" in said
+    with Image.open(tmp_path / "sheet-anchors.png") as image:
+        assert image.width > 1000
+    assert main(["data", "scenes", "--anchors", "--count", "4", "--out", str(out)]) == 0
+    assert "takes these anchors: the recipe's" in capsys.readouterr().out
