@@ -23,9 +23,8 @@ from PIL import Image, ImageFilter
 
 from d2lmini.data import drawing, shapes
 from d2lmini.data.backdrops import backdrop, illumination
-from d2lmini.data.drawing import Light, Placed
-from d2lmini.data.scenes import random_blob, random_distractor
-from d2lmini.data.shapes import Array, Color, Shape
+from d2lmini.data.drawing import REACH, Array, Color, Light, Placed, Shape
+from d2lmini.data.synthetic import random_blob, random_distractor
 
 CANVAS = 320
 WINDOWS = ((320, 240), (240, 320), (320, 320), (320, 214), (300, 240))  # (width, height)
@@ -212,7 +211,7 @@ def _place(rng: Generator, thing: Thing, side: float, center: tuple[float, float
         grain = rng.standard_normal((int(rng.integers(12, 60)),) * 2, dtype=np.float32)
         turned = angle + flip * part.angle
         box = drawing.extent(part.shape, turned, flip < 0)
-        edge = 4 * shapes.REACH / 64  # what the box may be off by
+        edge = 4 * REACH / 64  # what the box may be off by
         window = (box[0] - edge, box[1] - edge, box[2] + edge, box[3] + edge)
         placed.append(Placed(part.shape, where, scale * part.scale, turned, flip < 0, grain, window))
     return placed

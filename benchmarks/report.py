@@ -87,11 +87,11 @@ def recipe_table(rows: list[dict[str, Any]], d2l: dict[str, Any]) -> str:
         _run_line("bananas, D2L's recipe as published, 1 seed", [d2l], d2l["minutes"]),
     ]
     for preset in dict.fromkeys(row["recipe"].split(", ")[1] for row in rows):
-        mine = [row for row in rows if row["recipe"].endswith(preset)]
-        minutes = sum(row["drawing_seconds"] + row["fit_seconds"] for row in mine) / len(mine) / 60
-        seeds = f"mean of {len(mine)} seeds" if len(mine) > 1 else "1 seed"
+        runs = [row for row in rows if row["recipe"].endswith(preset)]
+        minutes = sum(row["drawing_seconds"] + row["fit_seconds"] for row in runs) / len(runs) / 60
+        seeds = f"mean of {len(runs)} seeds" if len(runs) > 1 else "1 seed"
         name = f"{preset}, this package, {seeds}"
-        lines.append(_run_line(name, mine, minutes))
+        lines.append(_run_line(name, runs, minutes))
     return "\n".join(lines)
 
 

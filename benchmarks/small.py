@@ -110,10 +110,10 @@ def table() -> str:
     lines = ["| folder | recipe | seeds | AP50 | COCO AP |", "| --- | --- | ---: | ---: | ---: |"]
     for kind in photographs.KINDS:
         for recipe in RECIPES:
-            mine = [row for row in rows if (row["kind"], row["recipe"]) == (kind, recipe)]
-            if mine:
-                scores = [" ".join(f"{row['final'][key]:.2f}" for row in mine) for key in ("ap50", "ap")]
-                lines.append(f"| {kind} | {recipe} | {len(mine)} | {' | '.join(scores)} |")
+            runs = [row for row in rows if (row["kind"], row["recipe"]) == (kind, recipe)]
+            if runs:
+                scores = [" ".join(f"{row['final'][key]:.2f}" for row in runs) for key in ("ap50", "ap")]
+                lines.append(f"| {kind} | {recipe} | {len(runs)} | {' | '.join(scores)} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,4 @@
-"""Anchors: the fixed boxes, tiled over feature maps, that a single-shot detector classifies and moves.
-
-After the layout of TinySSD comes `suggest_anchors`, which chooses sizes and ratios for a data set.
-"""
+"""Anchors: the fixed boxes, tiled over feature maps, that a single-shot detector classifies and moves."""
 
 from __future__ import annotations
 
@@ -96,10 +93,9 @@ def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequenc
 
 
 def make_anchors(map_shapes: Sequence[tuple[int, int]], spec: AnchorSpec) -> Tensor:
-    """Anchors (A, 4) of all feature maps, finest first, corners, float32.
+    """Anchors (A, 4), corners, float32, of all feature maps of (height, width) cells, finest first.
 
-    `map_shapes` are the (height, width) of the maps. Raises ValueError when their number differs from
-    the number of scales in `spec`.
+    Raises ValueError when there are more or fewer maps than scales in `spec`.
 
     >>> make_anchors([(32, 32), (16, 16), (8, 8), (4, 4), (1, 1)], TINY_SSD_ANCHORS).shape
     torch.Size([5444, 4])
@@ -109,23 +105,13 @@ def make_anchors(map_shapes: Sequence[tuple[int, int]], spec: AnchorSpec) -> Ten
             f"{len(map_shapes)} feature maps, but the anchor spec has {len(spec.sizes)} scales: "
             "give sizes and ratios for every map"
         )
-    return torch.cat(
-        [
-            map_anchors(h, w, sizes, ratios)
-            for (h, w), sizes, ratios in zip(map_shapes, spec.sizes, spec.ratios, strict=True)
-        ]
-    )
+    per_map = zip(map_shapes, spec.sizes, spec.ratios, strict=True)
+    return torch.cat([map_anchors(*shape, sizes, ratios) for shape, sizes, ratios in per_map])
 
 
-# ---------------------------------------------------------------- sizes and ratios for a data set
-
-CELLS_PER_OBJECT = (
-    3.5  # side of an object in cells of its map; from 2.7 on, its equal fits it wherever it lies
-)
+CELLS_PER_OBJECT = 3.5  # side of an object in cells of its map; from 2.7 on, its equal fits it anywhere
 LARGEST_SIDE = 0.85  # the same for a map of one cell, as a fraction of the image
 MIN_CLUSTERED = 8  # fewer objects on a map get one size, their median
-MAX_RATIOS = 5
-MAX_ROUNDS = 100  # of k-means
 
 
 def suggest_anchors(boxes: Tensor, map_shapes: Sequence[tuple[int, int]]) -> AnchorSpec:
@@ -166,9 +152,9 @@ def _map_sizes(side: Tensor, default: float) -> tuple[float, ...]:
 
 
 def _common_ratios(ratio: Tensor) -> tuple[float, ...]:
-    """As many of the ratios (G,) as bring the mean IoU of shapes up to 0.9, the commonest first."""
+    """As many of the ratios (G,), up to 5, as bring the mean IoU of shapes to 0.9, the commonest first."""
     shapes = torch.stack([ratio.sqrt(), ratio.rsqrt()], 1)  # (G, 2), area 1
-    for count in range(1, MAX_RATIOS + 1):
+    for count in range(1, 6):
         centers = cluster_shapes(shapes, count)
         iou = shape_iou(shapes, centers)  # (G, K)
         if iou.amax(1).mean() >= 0.9:
@@ -182,11 +168,7 @@ def _round(value: float) -> float:
 
 
 def shape_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU (P, Q) of widths and heights (P, 2) and (Q, 2), as if all boxes had one center.
-
-    >>> shape_iou(torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.0], [2.0, 1.0]]))
-    tensor([[1.0000, 0.5000]])
-    """
+    """IoU (P, Q) of widths and heights (P, 2) and (Q, 2), as if all boxes had one center."""
     inter = torch.minimum(a[:, None], b).prod(-1)
     return inter / (a.prod(-1)[:, None] + b.prod(-1) - inter)
 
@@ -209,7 +191,7 @@ def cluster_shapes(shapes: Tensor, count: int) -> Tensor:
         row = int((distance.cumsum(0) < drawn).sum().clamp(max=len(shapes) - 1))
         centers = torch.cat([centers, shapes[row : row + 1]])
     member = torch.full((len(shapes),), -1)
-    for _ in range(MAX_ROUNDS):
+    for _ in range(100):  # a limit: it ends where no member moves
         nearest = shape_iou(shapes, centers).argmax(1)
         if torch.equal(nearest, member):
             break

@@ -1,7 +1,4 @@
-"""Box arithmetic: conversion between two box formats, IoU, and offsets relative to an anchor.
-
-All functions are batched and follow the device and dtype of their input.
-"""
+"""Box formats, IoU and offsets relative to an anchor: batched, with the device and dtype of the input."""
 
 from __future__ import annotations
 
@@ -99,8 +96,7 @@ MAX_LOG_GROWTH = 4.135
 def decode(anchors: Tensor, offsets: Tensor, variances: Variances = VARIANCES) -> Tensor:
     """Corner boxes (..., 4) from anchors (corner, (..., 4)) and predicted offsets (..., 4).
 
-    Sides grow at most 62.5 times (`MAX_LOG_GROWTH`), so finite offsets give finite boxes. Boxes may
-    reach beyond the image: `detect` clips them.
+    Finite offsets give finite boxes. Boxes may reach beyond the image: `detect` clips them.
     """
     anchor = xyxy_to_cxcywh(anchors)
     center = offsets[..., :2] * variances.center * anchor[..., 2:] + anchor[..., :2]

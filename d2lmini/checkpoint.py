@@ -1,7 +1,6 @@
 """Checkpoints: safetensors with a metadata header, written atomically, checked on reading; never pickle.
 
-One file holds named tensors and one JSON record. Its SHA-256 covers both, so that a file that was cut,
-patched or mixed up is refused instead of giving a model that is quietly wrong.
+One file holds named tensors and one JSON record. Its SHA-256 covers both, so that a damaged file is refused.
 """
 
 from __future__ import annotations
@@ -71,8 +70,7 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mappin
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors (on the CPU) and record of a file that `save_tensors` wrote.
 
-    Raises CheckpointError naming the file when it is missing, cut, altered, of a newer format or not one
-    of ours.
+    Raises CheckpointError where the file is missing, cut, altered, of a newer format or not one of ours.
     """
     path = Path(path)
     if not path.is_file():
@@ -108,45 +106,36 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
     """The JSON record from which `build_model` makes the same, untrained, network again."""
-    backbone = model.backbone
     return {
         "classes": list(info.classes),
         "image_size": list(model.image_size),
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
-        "backbone": getattr(backbone, "options", None),  # ours and timm's have them
+        "backbone": getattr(model.backbone, "options", None),  # ours and timm's have them
         "notes": info.notes,
         "resize_mode": info.resize_mode,
         "split": info.split,
-        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules()),
+        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in model.backbone.modules()),
     }
 
 
 def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) -> tuple[TinySSD, ModelInfo]:
     """An untrained network from its record; a backbone of the user's own must be handed in."""
-    if backbone is None:
-        if record["backbone"] is None:
-            raise CheckpointError("this checkpoint was trained with a backbone of your own: pass backbone=…")
-        backbone = _build_backbone(record["backbone"])
+    options = record["backbone"]
+    if backbone is None and options is None:
+        raise CheckpointError("this checkpoint was trained with a backbone of your own: pass backbone=…")
+    if backbone is None and "timm" in options:
+        # Imported here, by name: the optional package timm is needed only for a file that asks for it.
+        timm = importlib.import_module("d2lmini.interop.timm")
+        backbone = timm.timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})
+    elif backbone is None:
+        backbone = TinyBackbone(**options)
     spec = AnchorSpec(record["sizes"], record["ratios"])
     model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
     if record.get("folded"):  # written by `export`, for inference
         model = fuse_conv_bn(model)
-    return model, ModelInfo(
-        tuple(record["classes"]),
-        dict(record["notes"]),
-        record.get("resize_mode", record.get("fit", "stretch")),
-        record.get("split"),
-    )
-
-
-def _build_backbone(options: Mapping[str, Any]) -> nn.Module:
-    """An untrained backbone from its recorded options."""
-    if "timm" not in options:
-        return TinyBackbone(**options)
-    # Imported here, by name: the optional package timm is needed only for a file that asks for it.
-    timm = importlib.import_module("d2lmini.interop.timm")
-    return timm.timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})
+    mode = record.get("resize_mode", record.get("fit", "stretch"))
+    return model, ModelInfo(tuple(record["classes"]), dict(record["notes"]), mode, record.get("split"))
 
 
 def save_model(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
@@ -177,8 +166,7 @@ def load_model(
 def pretrained(name: str = "scenes", device: torch.device | str = "cpu") -> tuple[TinySSD, ModelInfo]:
     """A detector that comes with the package, ready for use; nothing is downloaded.
 
-    "scenes" knows the six classes of the generated scenes; its notes tell recipe, seed and AP
-    (`tools/train_weights.py` made it). Raises CheckpointError naming those that exist.
+    "scenes" knows the six classes of the generated scenes. Raises CheckpointError naming those that exist.
     """
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():

@@ -42,11 +42,6 @@ class Comparison(NamedTuple):
         ends = np.searchsorted(self.image, np.arange(len(self.true_labels) + 1)).tolist()
         return list(map(slice, ends[:-1], ends[1:]))
 
-    def of_class(self, class_id: int) -> Comparison:
-        """Only the detections of one class, beside all objects."""
-        chosen = self.labels == class_id
-        return Comparison(*(column[chosen] for column in self[:-2]), *self[-2:])
-
 
 def compare(
     detections: Sequence[Detections],
@@ -55,18 +50,15 @@ def compare(
     image_size: int | tuple[int, int] | Tensor = 1,
     classes: float = math.inf,
 ) -> Comparison:
-    """Check detections and objects, copy them to the host, and measure their IoU.
-
-    Arguments and errors are those of `evaluate`; `classes` is how many there are.
-    """
+    """Check the arguments of `evaluate`, copy them to the host, and measure their IoU."""
     _check_shapes(detections, boxes, labels)
-    sides = np.asarray(image_size, dtype=np.float64)
-    if sides.shape not in ((), (2,), (len(labels), 2)) or not ((sides > 0) & (sides < math.inf)).all():
+    sides, images = np.asarray(image_size, dtype=np.float64), len(labels)
+    if sides.shape not in ((), (2,), (images, 2)) or not ((sides > 0) & (sides < math.inf)).all():
         raise ValueError(
             "image_size must be one side, (height, width), or an (N, 2) tensor of these, in pixels and "
-            f"positive; got {image_size!r} for {len(labels)} images"
+            f"positive; got {image_size!r} for {images} images"
         )
-    scale = np.tile(np.broadcast_to(sides, (len(labels), 2))[:, ::-1], 2)  # (N, 4): width, height, twice
+    scale = np.tile(np.broadcast_to(sides, (images, 2))[:, ::-1], 2)  # (N, 4): width, height, width, height
     image = np.repeat(np.arange(len(detections)), [len(one.scores) for one in detections])
     columns = [torch.cat(column) for column in zip(*detections, strict=True)]  # one copy each from a GPU
     found_boxes, scores, found_labels = map(_to_host, columns or (torch.zeros(0, 4), *torch.zeros(2, 0)))
@@ -91,7 +83,6 @@ def _to_host(values: Tensor) -> np.ndarray:
 
 
 def _check_shapes(detections: Sequence[Detections], boxes: Tensor, labels: Tensor) -> None:
-    """Refuse numbers of images, or shapes, that do not belong together."""
     shapes = tuple(boxes.shape), tuple(labels.shape)
     if labels.ndim != 2 or shapes[0] != (*shapes[1], 4):
         raise ValueError(
@@ -113,7 +104,6 @@ def _check_shapes(detections: Sequence[Detections], boxes: Tensor, labels: Tenso
 def _check_values(
     kind: str, image: np.ndarray, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, classes: float
 ) -> None:
-    """Refuse what no detector or annotator can mean, naming the first image that has it."""
     faults = {
         "a box that is NaN or infinite": ~np.isfinite(boxes).all(1),
         "x_max < x_min or y_max < y_min": (boxes[:, 2:] < boxes[:, :2]).any(1),

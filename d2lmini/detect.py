@@ -115,31 +115,22 @@ def _best(boxes: Tensor, scores: Tensor, labels: Tensor, config: DetectConfig) -
 # ---- candidates ----
 
 
-class Candidates(NamedTuple):
-    """Pairs of anchor and class, by image and falling score: `image`, `anchor`, `label`, `score` (M,)."""
+def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image, anchor, class and score (M,) of the pairs that are worth decoding, by image and falling score.
 
-    image: Tensor
-    anchor: Tensor
-    label: Tensor
-    score: Tensor
-
-
-def find_candidates(logits: Tensor, config: DetectConfig) -> Candidates:
-    """The (anchor, class) pairs of logits (N, A, K + 1) that are worth decoding, at most `top_k` an image."""
+    `logits` are (N, A, K + 1); an image has at most `top_k` pairs.
+    """
     image, anchor = prefilter_by_logit(logits, config.score_threshold).nonzero(as_tuple=True)  # (R,), (R,)
     scores = foreground_scores(logits[image, anchor]).nan_to_num(0)  # (R, K); a broken network finds nothing
     if config.best_class_only:
-        best = torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
-        scores = scores * best
-    rows = scores.split(image.bincount(minlength=len(logits)).tolist())
-    chosen = [_top_k(part.flatten(), config) for part in rows]  # of each image, best first
-    start = 0
-    for part, index in zip(rows, chosen, strict=True):
-        index += start
-        start += part.numel()
+        scores = scores * torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
+    counts = image.bincount(minlength=len(logits))
+    starts = ((counts.cumsum(0) - counts) * scores.shape[1]).tolist()
+    rows = zip(scores.split(counts.tolist()), starts, strict=True)
+    chosen = [_top_k(part.flatten(), config) + start for part, start in rows]
     place = torch.cat(chosen) if chosen else anchor.new_zeros(0)
     row, label = place // scores.shape[1], place % scores.shape[1]
-    return Candidates(image[row], anchor[row], label, scores[row, label])
+    return image[row], anchor[row], label, scores[row, label]
 
 
 def _top_k(scores: Tensor, config: DetectConfig) -> Tensor:

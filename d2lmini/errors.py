@@ -24,11 +24,8 @@ ERROR_KINDS = ("correct", "duplicate", "localization", "classification", "both",
 
 @dataclass(frozen=True)
 class ErrorBreakdown:
-    """How many detections are right, how many wrong in which way, and how many objects are missed.
-
-    Each detection counts once: in `correct` or in one of the five errors. `missed` counts objects: all that
-    no correct detection found, also those that a badly placed or misnamed one nearly did.
-    """
+    """Each detection counts once: as `correct`, or as one of the five errors. `missed` counts objects: all
+    that no correct detection found, also those that a badly placed or misnamed one nearly did."""
 
     correct: int
     duplicate: int
@@ -61,9 +58,7 @@ class ErrorBreakdown:
 def error_breakdown(
     detections: Sequence[Detections], boxes: Tensor, labels: Tensor, **thresholds: float
 ) -> ErrorBreakdown:
-    """Count what goes wrong among the detections: what `error_kinds` says of each, and the missed objects.
-
-    `thresholds` are those of `error_kinds`.
+    """Count what `error_kinds`, with these `thresholds`, says of each detection, and the missed objects.
 
     >>> from d2lmini.detect import Detections
     >>> cat = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
@@ -116,9 +111,6 @@ def error_kinds(
     kinds = np.empty(len(right), dtype=object)
     kinds[found.given] = np.array(["unused", *ERROR_KINDS], dtype=object)[np.select(fits, range(6), 6)]
     return [kinds[rows].tolist() for rows in found.rows_by_image()]
-
-
-# ---- D2L's own metrics ----
 
 
 @dataclass(frozen=True)

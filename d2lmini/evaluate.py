@@ -1,8 +1,8 @@
 """How good is a detector: average precision (AP), as VOC and as COCO count it.
 
 The detections of each image, best first, are matched with its objects; precision and recall after each
-detection of a class give a curve; AP is the area under it. In float64 with NumPy on the host, once an epoch,
-and equal to pycocotools. An average over no object at all is NaN: there was nothing to be right about.
+detection of a class give a curve; AP is the area under it: float64 with NumPy, equal to pycocotools. An
+average over no object at all is NaN.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from d2lmini.detect import Detections
 
 COCO_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-AT_50, AT_75 = 0, 5  # their places among the thresholds
 COCO_RECALL_LEVELS = np.linspace(0, 1, 101)
 COCO_MAX_DETECTIONS = (1, 10, 100)  # the best of each class in each image
 # Areas in pixels. Both ends count, as in COCO: an object of exactly 32 x 32 is small and medium.
@@ -30,10 +29,9 @@ FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2  # ignored: its object, or a bo
 
 
 class Curve(NamedTuple):
-    """Precision and recall after each detection of a class, from the most to the least certain.
+    """Precision and recall (M,) after each detection of a class, from the most to the least certain.
 
-    `scores`, `precision`, `recall` are float64 arrays (M,); `objects` is how many there were to find.
-    Without objects recall is NaN.
+    `objects` is how many there were to find; without any, recall is NaN.
     """
 
     scores: np.ndarray
@@ -191,7 +189,8 @@ def evaluate(
         per_class[name] = _class_metrics(found.scores[rows], rank[order], coco[rows], voc[rows], objects)
     columns = {f.name: [getattr(one, f.name) for one in per_class.values()] for f in fields(ClassMetrics)}
     total = sum(columns.pop("objects"))
-    means = {name: _mean(column) for name, column in columns.items()}
+    defined = {name: [v for v in column if not math.isnan(v)] for name, column in columns.items()}
+    means = {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
     return Metrics(
         **means, objects=total, per_class=per_class, images=len(detections), detections=len(found.scores)
     )
@@ -200,10 +199,8 @@ def evaluate(
 def _class_metrics(
     scores: np.ndarray, rank: np.ndarray, coco: np.ndarray, voc: np.ndarray, objects: np.ndarray
 ) -> ClassMetrics:
-    """The numbers of one class from its detections, best first, and its objects of each size (S,).
-
-    Shapes: scores, rank in its image and class, and VOC's status (M,); COCO's status (M, S, T).
-    """
+    """The numbers of one class from its detections, best first: scores, rank in the image, and VOC's
+    status (M,); COCO's status (M, S, T); objects of each size (S,)."""
     kept = [rank < most for most in COCO_MAX_DETECTIONS]
     hits = np.stack([(coco[some] == TRUE_POSITIVE).sum(0) for some in kept])  # (3, S, T)
     recall = hits.mean(-1) / np.where(objects, objects, np.nan)  # (3, S)
@@ -211,7 +208,7 @@ def _class_metrics(
     sizes = zip(status, objects, strict=True)
     ap = np.array([[coco_ap(_curve(scores_kept, t, count)) for t in size] for size, count in sizes])  # (S, T)
     curve = _curve(scores, voc, objects[0])
-    numbers = {"ap": ap[0].mean(), "ap50": ap[0, AT_50], "ap75": ap[0, AT_75]}
+    numbers = {"ap": ap[0].mean(), "ap50": ap[0, 0], "ap75": ap[0, 5]}  # thresholds 0.50 and 0.75
     numbers |= {f"ar{most}": recall[i, 0] for i, most in enumerate(COCO_MAX_DETECTIONS)}
     numbers |= {f"ap_{size}": ap[s].mean() for s, size in enumerate(SIZES) if s}
     numbers |= {f"ar_{size}": recall[-1, s] for s, size in enumerate(SIZES) if s}
@@ -233,10 +230,11 @@ def precision_recall(
     """
     if not 0 < iou_threshold <= 1:
         raise ValueError(f"iou_threshold must be above 0 and at most 1, got {iou_threshold}")
-    found = compare(detections, boxes, labels).of_class(class_id)
-    order = np.argsort(-found.scores, kind="stable")  # ties stay in the order of the images
-    status = match_all(found, iou_threshold)[order]
-    return _curve(found.scores[order], status, int((found.true_labels == class_id).sum()))
+    found = compare(detections, boxes, labels)
+    rows = np.flatnonzero(found.labels == class_id)
+    rows = rows[np.argsort(-found.scores[rows], kind="stable")]  # ties stay in the order of the images
+    status = match_all(found, iou_threshold)[rows]
+    return _curve(found.scores[rows], status, int((found.true_labels == class_id).sum()))
 
 
 def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
@@ -271,16 +269,13 @@ def match_all(found: Comparison, iou_threshold: float) -> np.ndarray:
     """Status (M,) of all detections at one IoU threshold, by COCO's matching."""
     status, every = np.zeros(len(found.scores), np.int8), np.ones((found.iou.shape[1], 1), bool)
     for rows in found.rows_by_image():
-        if rows.start < rows.stop:
-            status[rows] = coco_match(found.own_iou[rows], np.array([iou_threshold]), every)[:, 0, 0]
+        status[rows] = coco_match(found.own_iou[rows], np.array([iou_threshold]), every)[:, 0, 0]
     return status
 
 
 def voc_match(iou: np.ndarray, threshold: float) -> np.ndarray:
-    """Status (D,) where each detection looks at its best object only, and is wrong if that is taken.
-
-    Shape: iou (D, G), 0 between classes, detections best first.
-    """
+    """Status (D,) where each detection, best first, looks at its best object only: wrong if that is taken.
+    iou (D, G) is 0 between classes."""
     status = np.full(len(iou), FALSE_POSITIVE)
     claims = np.flatnonzero(iou.max(1) >= threshold)
     _, first = np.unique(iou[claims].argmax(1), return_index=True)
@@ -289,16 +284,10 @@ def voc_match(iou: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def _in_ranges(boxes: np.ndarray) -> np.ndarray:
-    """Which boxes (..., 4), in pixels, are of each size: (..., S)."""
+    """Which boxes (..., 4), in pixels, are of each size (..., S)."""
     low, high = np.array(list(SIZES.values())).T  # (S,) each
     area = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1, keepdims=True)
     return (area >= low) & (area <= high)
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of what is defined; NaN where nothing is."""
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
 
 
 def _short(value: float) -> str:

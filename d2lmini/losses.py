@@ -1,9 +1,4 @@
-"""Losses: what the network pays for a wrong class and for a box in the wrong place.
-
-The pieces are small on purpose. `smooth_l1` and `focal_loss` are the two that D2L's exercises ask for;
-`ssd_loss` puts a class loss and a box loss together the way SSD does: hard negatives only, and both
-divided by the number of positives.
-"""
+"""Losses: what the network pays for a wrong class and for a box in the wrong place."""
 
 from __future__ import annotations
 
@@ -167,16 +162,12 @@ class LossConfig:
             raise ValueError(f"loss negatives is {self.negatives}: give a ratio > 0, or None for all")
 
 
-CLASS_LOSSES = ("cross_entropy", "focal")
-BOX_LOSSES = ("smooth_l1", "l1", "l2", "giou")
-MINING = ("hard", "random")
-NORMALIZERS = ("positives", "anchors")
 CHOICES = {
-    "cls": CLASS_LOSSES,
-    "box": BOX_LOSSES,
-    "mining": MINING,
-    "cls_normalizer": NORMALIZERS,
-    "box_normalizer": NORMALIZERS,
+    "cls": ("cross_entropy", "focal"),
+    "box": ("smooth_l1", "l1", "l2", "giou"),
+    "mining": ("hard", "random"),
+    "cls_normalizer": ("positives", "anchors"),
+    "box_normalizer": ("positives", "anchors"),
 }
 
 

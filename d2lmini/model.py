@@ -1,9 +1,8 @@
 """TinySSD: a small base network, ever coarser feature maps, and two 3 × 3 heads on each of them.
 
-The network is D2L's (14.7.1), to the parameter: five scales, 5,444 anchors for a 256 × 256 image. What
-differs costs nothing: anchors are made once and kept as a buffer, pooling comes before ReLU (the same
-numbers, fewer of them to clamp), and pixels are normalised inside, so that an image is an image
-wherever the model goes.
+The network is D2L's (14.7.1), to the parameter: five scales, 5,444 anchors for a 256 × 256 image. But
+anchors are a buffer that is made once, pooling comes before ReLU (the same numbers), and pixels are
+normalized inside.
 """
 
 from __future__ import annotations
@@ -111,18 +110,17 @@ class TinySSD(nn.Module):
             raise ValueError(f"num_classes is {num_classes}: give at least one class")
         self.num_classes, self.anchor_spec = num_classes, anchor_spec
         self.backbone = TinyBackbone() if backbone is None else backbone
-        shapes = self.set_image_size(image_size)
-        per_map = list(zip(shapes, anchor_spec.num_anchors_per_location, strict=True))
+        channels = [c for c, _, _ in self.set_image_size(image_size)]
+        per_map = list(zip(channels, anchor_spec.num_anchors_per_location, strict=True))
         self.class_heads = nn.ModuleList(
-            nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for (c, _, _), k in per_map
+            nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for c, k in per_map
         )
-        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for (c, _, _), k in per_map)
+        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in per_map)
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> list[tuple[int, int, int]]:
-        """Make the model ready for images of another size: new anchors, the same weights.
+        """New anchors for images of another size, the same weights; (channels, height, width) of the maps.
 
-        Returns (channels, height, width) of the feature maps. Raises ValueError when the size is too
-        small for the backbone.
+        Raises ValueError when the size is too small for the backbone.
         """
         image_size = (image_size,) * 2 if isinstance(image_size, Integral) else image_size
         image_size = tuple(int(side) for side in image_size)
@@ -134,10 +132,7 @@ class TinySSD(nn.Module):
         return shapes
 
     def forward(self, images: Tensor) -> Predictions:
-        """Predictions for images (N, 3, H, W): uint8, or floats in [0, 1].
-
-        Raises ValueError when the images are not of the size the model was built for.
-        """
+        """Predictions for images (N, 3, H, W), uint8 or floats in [0, 1]; ValueError for another size."""
         if tuple(images.shape[1:]) != (3, *self.image_size):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, the model was built for "
@@ -186,7 +181,6 @@ def replace_class_heads(model: TinySSD, sources: Sequence[int | None]) -> TinySS
 
 
 def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) -> nn.Conv2d:
-    """A head for len(sources) classes that starts from one for `classes`: see `replace_class_heads`."""
     anchors = head.out_channels // (classes + 1)
     channels = anchors * (len(sources) + 1)
     new = nn.Conv2d(head.in_channels, channels, head.kernel_size, padding=head.padding).to(head.weight)
@@ -201,16 +195,14 @@ def _class_head(head: nn.Conv2d, classes: int, sources: Sequence[int | None]) ->
 
 @torch.no_grad()
 def fuse_conv_bn(model: TinySSD) -> TinySSD:
-    """A copy for inference in which every batch normalisation has become part of the convolution before it.
+    """A copy for inference in which every batch normalization has become part of the convolution before it.
 
     In evaluation mode both are linear, so together they are one convolution: its filters times
-    γ / √(variance + ε), its bias changed to match. Predictions are the same up to rounding; a fused network
-    cannot be trained as the original was. Computed in float64: every machine gets the same weights.
+    γ / √(variance + ε), its bias changed to match. Predictions are the same up to rounding. Computed in
+    float64: every machine gets the same weights.
     """
     fused = copy.deepcopy(model).eval()
-    for block in fused.backbone.modules():
-        if not isinstance(block, nn.Sequential):
-            continue
+    for block in [module for module in fused.backbone.modules() if isinstance(module, nn.Sequential)]:
         for i, (conv, norm) in enumerate(pairwise(list(block))):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                 dtype = conv.weight.dtype
@@ -251,8 +243,7 @@ def map_shapes(backbone: nn.Module, image_size: tuple[int, ...]) -> list[tuple[i
             f"{int(math.log2(stride))} times: give at least {stride} pixels a side"
         )
     modes = [(module, module.training) for module in backbone.modules()]  # some may be frozen
-    like = next(backbone.parameters(), torch.zeros(()))
-    blank = torch.zeros(1, 3, *image_size, device=like.device, dtype=like.dtype)
+    blank = next(backbone.parameters(), torch.zeros(())).new_zeros(1, 3, *image_size)
     maps = backbone.eval()(blank)
     for module, training in modes:
         module.training = training

@@ -290,9 +290,7 @@ def start_run(
         sync_batch_norm=config.sync_batch_norm,
     )
     optimizer = make_optimizer(model, config)
-    info = ModelInfo(
-        tuple(classes), resize_mode=config.resize_mode, split=getattr(train, "split_record", None)
-    )
+    info = ModelInfo(tuple(classes), resize_mode=config.resize_mode, split=train.split_record)
     run_state = TrainState(model, optimizer, info, config.record(), state.fingerprint(train))
     run_state.totals = torch.zeros(2, device=device)
     prefetcher = DevicePrefetcher(train, device, config.batch_size, config.augment, config.seed)

@@ -1,9 +1,9 @@
 """What to train a kind of data with: recipes for the generated sets, and a detector for images of your own.
 
 A few hundred photographs are not a generated set: there are no more of them, so each has to be seen often;
-nobody knows beforehand how large the objects are; and to learn from nothing what an edge is takes most of
-the time. So the passes follow from the number of images, the anchors from the boxes, and the backbone starts
-from the detector that comes with the package. Each of the three can be turned off.
+nobody knows beforehand how large the objects are; and training a backbone from nothing takes most of the
+time. So the epochs follow from the number of images, the anchors from the boxes, and the backbone starts from
+the detector that comes with the package. Each of the three can be turned off.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from d2lmini.checkpoint import pretrained
 from d2lmini.data.augment import AugmentConfig
 from d2lmini.data.samples import Batch, GroundTruth
 from d2lmini.losses import LossConfig
-from d2lmini.model import TinyBackbone, TinySSD, map_shapes
+from d2lmini.model import TinyBackbone, TinySSD, init_class_bias, map_shapes
 from d2lmini.train import TrainConfig
 
 STARTS = ("scenes", "none")
@@ -35,8 +35,7 @@ FINE_ANCHORS = AnchorSpec(
 
 
 class Recipe(NamedTuple):
-    """What to train a kind of data with: the side of its images in pixels, how many to generate for training,
-    and the configuration."""
+    """The side of the images in pixels, how many to generate for training, and the configuration."""
 
     image_size: int
     count: int
@@ -67,8 +66,8 @@ def recipe(data: str = "bananas") -> Recipe:
 # ---- images of your own ----
 
 SCORES = 20  # how often a run is scored
-EPOCHS, IMAGES = 100, 160  # what the passes are scaled from
-LEAST_EPOCHS, MOST_EPOCHS = 20, 150
+EPOCHS, IMAGES = 100, 160  # for so many images so many epochs
+MIN_EPOCHS, MAX_EPOCHS = 20, 150
 
 
 class Configured(NamedTuple):
@@ -79,14 +78,14 @@ class Configured(NamedTuple):
 
 
 def epochs_for(images: int) -> int:
-    """Passes for so many training images: the fewer there are, the more often each is seen.
+    """Epochs for so many training images: the fewer there are, the more often each is seen.
 
     Four times the images are seen half as often, which makes twice as many steps.
 
     >>> [epochs_for(n) for n in (40, 100, 160, 640, 1000, 10000)]
     [150, 126, 100, 50, 40, 20]
     """
-    return min(MOST_EPOCHS, max(LEAST_EPOCHS, round(EPOCHS * (IMAGES / max(1, images)) ** 0.5)))
+    return min(MAX_EPOCHS, max(MIN_EPOCHS, round(EPOCHS * (IMAGES / max(1, images)) ** 0.5)))
 
 
 def configure_for_dataset(
@@ -102,13 +101,12 @@ def configure_for_dataset(
 ) -> Configured:
     """Fit a configuration to a training set: its epochs and how often to score, its anchors, a network.
 
-    `objects` has the training set's boxes (N, G, 4) and labels (N, G), images or not, `size` is a side or
-    (height, width) in pixels.
-    `start` "scenes" takes the backbone of the detector that comes with the package, "none" random weights; a
-    `backbone` of your own starts as it is. `suggest` takes the anchors from the training boxes
-    (`anchors.suggest_anchors`), `scale_epochs` the epochs from the number of images. Batches are made
-    smaller where there are fewer images than one holds. The same set and seed give the same answer.
-    Raises ValueError for an unknown start and as `suggest_anchors` and TinySSD do.
+    `objects` has the training set's boxes (N, G, 4) and labels (N, G), `size` is a side or (height, width) in
+    pixels. `start` "scenes" takes the backbone of the detector that comes with the package, "none" random
+    weights; a `backbone` of your own starts as it is. `suggest` takes the anchors from the training boxes
+    (`anchors.suggest_anchors`), `scale_epochs` the epochs from the number of images. Batches get no larger
+    than the set. The same set and seed give the same answer. Raises ValueError for an unknown start and as
+    `suggest_anchors` and TinySSD do.
     """
     if start not in STARTS:
         raise ValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
@@ -121,6 +119,8 @@ def configure_for_dataset(
             maps = [(h, w) for _, h, w in map_shapes(own, size)]
             config = replace(config, anchors=suggest_anchors(objects.boxes[objects.labels >= 0], maps))
         model = TinySSD(len(classes), size, config.anchors, own)
+        if config.prior_prob is not None:
+            init_class_bias(model, config.prior_prob)
     if start != "none" and backbone is None:
         model.backbone.load_state_dict(pretrained(start)[0].backbone.state_dict())
     if scale_epochs:

@@ -1,6 +1,6 @@
-"""How much of a score is luck of the images: AP of many random draws of the same held-out set.
+"""Bootstrap over images: AP of many random draws, with repetition, of the same held-out set.
 
-Drawing images with repetition only changes how often each detection counts; whether it is right stays.
+A draw only changes how often each detection counts; whether it is right stays.
 So everything is matched once, and a draw is a row of weights.
 """
 
@@ -54,8 +54,8 @@ def _of_class(detections: Sequence[Detections], k: int) -> tuple[np.ndarray, np.
     """Image and score (M,) of every detection of a class, in the order in which they are evaluated."""
     image = np.repeat(np.arange(len(detections)), [len(one.scores) for one in detections])
     scores, labels = (torch.cat([getattr(one, n) for one in detections]) for n in ("scores", "labels"))
-    mine = (labels == k).cpu().numpy()
-    return image[mine], scores.detach().cpu().double().numpy()[mine]
+    chosen = (labels == k).cpu().numpy()
+    return image[chosen], scores.detach().cpu().double().numpy()[chosen]
 
 
 def _average_precision(counts: np.ndarray, hits: np.ndarray, objects: np.ndarray) -> np.ndarray:

@@ -95,18 +95,18 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
     }
     lines, before = [], found[question.baseline]
     least = 1 if SCALES[scale].shipped else LEAST_SEEDS
-    for name, mine in found.items():
-        if not mine:
+    for name, runs in found.items():
+        if not runs:
             before = []  # no step is taken over a missing rung
             continue
-        line = {"variant": name, "changes": dict(question.every[name]), **summary(mine)}
+        line = {"variant": name, "changes": dict(question.every[name]), **summary(runs)}
         setting = resolve(SCALES[scale], preset, question.every[name])
         line["multiply_adds"] = multiply_adds(setting)
         if name != question.baseline:
-            line["against"] = against(mine, found[question.baseline], least)
+            line["against"] = against(runs, found[question.baseline], least)
         if question.ladder and name.startswith("+"):
-            line["step"] = against(mine, before, least)
-        before = mine
+            line["step"] = against(runs, before, least)
+        before = runs
         lines.append(line)
     return lines
 
@@ -142,26 +142,26 @@ def ranks(lines: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> dict[str
     return table
 
 
-def summary(mine: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation and the values of every seed, for each score that is defined."""
-    line: dict[str, Any] = {"seeds": [row["seed"] for row in mine]}
+    line: dict[str, Any] = {"seeds": [row["seed"] for row in runs]}
     for name in (*SCORES, *PER_ANCHOR):
-        values = [row["final"][name] for row in mine]
+        values = [row["final"][name] for row in runs]
         if all(value is not None for value in values):
             spread = statistics.stdev(values) if len(values) > 1 else None
             line[name] = {"mean": statistics.fmean(values), "sd": spread, "values": values}
-    line["seconds"] = statistics.median(row["train_seconds"] for row in mine)
-    line["anchors"] = mine[0]["cost"]["anchors"]
-    line["diverged"] = sum(row["diverged"] is not None for row in mine)
+    line["seconds"] = statistics.median(row["train_seconds"] for row in runs)
+    line["anchors"] = runs[0]["cost"]["anchors"]
+    line["diverged"] = sum(row["diverged"] is not None for row in runs)
     return line
 
 
 def against(
-    mine: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], least: int = LEAST_SEEDS
+    runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], least: int = LEAST_SEEDS
 ) -> dict[str, Any]:
     """The difference of AP50 and AP to the baseline over the seeds that both have: see the module."""
     other = {row["seed"]: row for row in base}
-    pairs = [(row, other[row["seed"]]) for row in mine if row["seed"] in other]
+    pairs = [(row, other[row["seed"]]) for row in runs if row["seed"] in other]
     if not pairs:
         return {}
     return {score: compare(pairs, score, least) for score in ("ap50", "ap")} | {"pairs": len(pairs)}
@@ -192,9 +192,10 @@ def compare(
 def as_text(table: Mapping[str, Any]) -> str:
     """All tables as Markdown."""
     done, asked = table["rows"]["done"], table["rows"]["asked"]
+    says = table["says"][0].upper() + table["says"][1:]
     parts = [
         f"# Scale {table['scale']}",
-        f"{table['says'][0].upper()}{table['says'][1:]}. {done} of {asked} rows, {table['rows']['hours']} hours of training.",
+        f"{says}. {done} of {asked} rows, {table['rows']['hours']} hours of training.",
         f"Mean ± standard deviation over the seeds. The last two columns: {table['test']}; bold where real.",
     ]
     for question in table["questions"].values():

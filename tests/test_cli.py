@@ -18,12 +18,14 @@ import torch
 from PIL import Image
 
 from benchmarks import photographs
-from d2lmini import transfer
-from d2lmini import checkpoint, train
-from d2lmini import cli as command_line
+from d2lmini import checkpoint, cli, detect, train, transfer
 from d2lmini.cli import main
-from d2lmini.data import InMemorySource, load, open_data
+from d2lmini.data import open_data
 from d2lmini.data.images import read_image, to_tensor
+from d2lmini.detect import DetectConfig
+from d2lmini.engine import devices
+from d2lmini.engine.validation import predict_batched, validate
+from d2lmini.model import TinySSD
 
 TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
 FAST = ["--epochs", "2", "--batch-size", "4", "--precision", "float32", "--quiet"]
@@ -146,7 +148,7 @@ def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]
         "folder": (["detect", str(hollow), "--model", model], "holds no images"),
         "no model": (["detect", good, "--model", "none.safetensors"], "none.safetensors"),
         "cut model": (["detect", good, "--model", str(tmp_path / "cut.safetensors")], "cut.safe"),
-        "iou": (["detect", good, "--model", model, "--iou", "7"], "iou_threshold"),
+        "iou": (["detect", good, "--model", model, "--nms-iou", "7"], "iou_threshold"),
         "out": (["detect", good, "--model", model, "--out", str(blocked)], "blocked"),
         "itself": (
             ["detect", good, "--model", model, "--out", str(Path(good).parent)],
@@ -157,6 +159,7 @@ def bad_inputs(tmp_path: Path, trained: Path) -> dict[str, tuple[list[str], str]
         "sigma": (["train", *TINY, "--out", new, "--sigma", "0"], "sigma"),
         "size": (["train", "--data", "bananas", "--out", new, "--size", "7"], "size"),
         "device": (["train", *TINY, "--out", new, "--device", "abacus"], "abacus"),
+        "weights": (["train", *TINY, "--out", new, "--backbone-weights", "x.safetensors"], "--backbone"),
         "held": (["train", *TINY, *FAST, "--out", str(trained)], "--resume"),
         "classes": (["evaluate", "--data", "scenes", "--count", "2", "--model", model], "banana"),
         "sheet": (["data", "bananas", "--count", "1", "--out", str(blocked / "x.png")], "blocked"),
@@ -183,6 +186,9 @@ def test_every_mistake_is_one_line_that_names_it_and_exit_code_2(trained, tmp_pa
         ["train", "--out", "x", "--epochs", "many"],
         ["train", "--out", "x", "--count", "0"],
         ["train", "--out", "x", "--cls", "hinge"],
+        ["train", "--out", "x", "--nms-iou", "0.5"],
+        ["evaluate", "--split", "best"],
+        ["evaluate", "--classes", "cat"],
     ],
 )
 def test_a_wrong_command_line_is_explained(arguments, capsys):
@@ -192,14 +198,18 @@ def test_a_wrong_command_line_is_explained(arguments, capsys):
     assert "usage:" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [None, "train", "evaluate", "detect", "data"])
-def test_help_is_there(name, capsys):
+@pytest.mark.parametrize("name", ["", "train", "evaluate", "detect", "data", "export"])
+def test_help_has_a_line_for_each_option_and_defaults_where_there_are_some(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"] if name is None else [name, "--help"])
+        main([*name.split(), "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert "SUPPRESS" not in text
     assert len(text) > 300
+    assert not re.search(r"SUPPRESS|None|False|^ {15,}", text, re.M), text  # the last: a second line
+    if name in ("evaluate", "detect"):
+        assert f"(default: {DetectConfig.iou_threshold})" in text
+        assert "linear, gaussian\n" in text  # there is no Soft-NMS by default
 
 
 def test_a_users_mistake_shows_no_traceback_in_a_real_process(tmp_path):
@@ -218,13 +228,118 @@ def test_options_reach_the_configuration(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "fit", fit)
     arguments = "--sigma 3 --gamma 1.5 --alpha 0.25 --cls focal --all-negatives --box-weight 2 --lr 0.1"
+    arguments += " --optimizer sgd --compile --resize-mode letterbox"
     main(["train", *TINY, "--out", str(tmp_path), *arguments.split(), "--no-augment", "--seed", "9"])
     config = seen["config"]
     assert (config.lr, config.seed, config.augment) == (0.1, 9, None)
+    assert (config.optimizer, config.compile, config.graph) == ("sgd", True, False)
+    assert config.resize_mode == "letterbox"
     loss = config.loss
     assert (loss.sigma, loss.gamma, loss.alpha, loss.box_weight) == (3, 1.5, 0.25, 2)
     assert (loss.cls, loss.negatives) == ("focal", None)
     assert config.epochs == transfer.RECIPES["bananas"].config.epochs
+
+
+# ---- every option takes effect ----
+
+SCENES = ["--model", str(checkpoint.WEIGHTS / "scenes.safetensors")]
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    """A generated image with several objects, as a file."""
+    path = tmp_path_factory.mktemp("images") / "scene.png"
+    pixels = open_data("scenes", "val", size=256, count=8)[7].image
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)
+    return path
+
+
+def evaluated(out: Path, *options: str) -> dict:
+    """The record that `evaluate` writes on a few scenes."""
+    arguments = ["evaluate", "--data", "scenes", "--count", "6", *SCENES, "--precision", "float32", "--quiet"]
+    assert main([*arguments, "--json", str(out / "e.json"), *options]) == 0
+    return json.loads((out / "e.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory) -> dict:
+    return evaluated(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize(
+    ("options", "changed"),
+    [
+        (["--nms-iou", "0.8"], {"metrics", "errors"}),
+        (["--soft", "gaussian"], {"metrics", "errors"}),
+        (["--class-agnostic"], {"metrics"}),
+        (["--match-iou", "0.8"], {"anchors"}),
+        (["--score", "0.05"], {"errors"}),
+        (["--precision", "bfloat16"], {"metrics", "anchors"}),
+        (["--data-seed", "1"], {"metrics", "anchors", "errors"}),
+    ],
+)
+def test_options_of_evaluate_change_what_they_name_and_nothing_else(plain, tmp_path, options, changed):
+    record = evaluated(tmp_path, *options)
+    assert {name for name in ("metrics", "anchors", "errors") if record[name] != plain[name]} == changed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--nms-iou", "0.8"],
+        ["--soft", "gaussian"],
+        ["--class-agnostic"],
+        ["--score", "0.4"],
+        ["--score", "0.001"],
+        ["--precision", "bfloat16"],
+    ],
+)
+def test_options_of_detect_change_what_is_found(scene, tmp_path, options):
+    found = []
+    for more in ([], options):
+        assert main(["detect", str(scene), *SCENES, "--score", "0.01", "--out", str(tmp_path), *more]) == 0
+        found.append(json.loads((tmp_path / "scene.json").read_text())["detections"])
+    assert found[0] != found[1]
+    if "--score" in options:
+        assert min(row["score"] for row in found[1]) >= float(options[1])
+        few, many = sorted(found, key=len)
+        assert many[: len(few)] == few
+
+
+@pytest.mark.parametrize("command", ["evaluate", "detect"])
+def test_the_device_that_was_asked_for_is_used(command, scene, monkeypatch):
+    asked, given = [], []
+    monkeypatch.setattr(devices, "pick_device", lambda name: asked.append(name) or torch.device("cpu", 0))
+    monkeypatch.setattr(checkpoint, "load_model", lambda path, device: given.append(device) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([command, *([str(scene)] if command == "detect" else []), *SCENES, "--device", "cuda:1"])
+    assert (asked, given) == (["cuda:1"], [torch.device("cpu", 0)])
+
+
+def test_the_best_model_is_scored_as_training_did(tmp_path, monkeypatch):
+    """On the device of the training and in its precision, so that the scores are those of the best epoch."""
+    used, results = [], []
+    load = checkpoint.load_model
+
+    def load_model(path, device="cpu"):
+        used.append(device)
+        return load(path, device)
+
+    def scored(*given, **options):
+        used.append(options)
+        results.append(validate(*given, **options))
+        return results[-1]
+
+    monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cpu", 0))
+    monkeypatch.setattr(checkpoint, "load_model", load_model)
+    monkeypatch.setattr(cli, "validate", scored)
+    fast = ["--epochs", "3", "--batch-size", "2", "--precision", "bfloat16", "--quiet"]
+    assert main(["train", *TINY, *fast, "--out", str(tmp_path)]) == 0
+    assert used == [torch.device("cpu", 0), {"match_iou_threshold": 0.5, "precision": "bfloat16"}]
+    rows = json.loads((tmp_path / "history.json").read_text())["epochs"]
+    best, metrics = results[0].anchors.as_dict(), results[0].metrics.as_dict()
+    names = ("class_error", "box_mae", "positive_recall")
+    assert (metrics["ap"], *(best[n] for n in names)) in [(r["ap"], *(r[n] for n in names)) for r in rows]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
@@ -258,8 +373,6 @@ def test_the_image_of_a_model_does_not_depend_on_the_path_taken(trained, tmp_pat
     pixels = torch.from_numpy(__import__("numpy").array(Image.open(path).convert("RGB")))
     images = pixels.permute(2, 0, 1)[None].contiguous()
     predictions = predict_batched(model, images, precision="float32")
-    from d2lmini import detect
-
     (expected,) = detect(*predictions, model.anchors)
     main(["detect", str(path), "--model", str(trained / "best.safetensors"), "--score", "0.01",
           "--precision", "float32", "--out", str(tmp_path / "out")])  # fmt: skip
@@ -288,24 +401,36 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
+def test_a_page_begins_with_images_of_a_folder_in_the_models_order_of_classes(folder, tmp_path):
+    """The model's labels, also where the folder's own classes are in another order, or fewer."""
+    path, page = tmp_path / "m.safetensors", tmp_path / "page.html"
+    info = checkpoint.ModelInfo(("dog", "bird", "cat"), resize_mode="letterbox")
+    checkpoint.save_model(path, TinySSD(3, 64), info)
+    arguments = ["--model", str(path), "--page", str(page), "--data", str(folder), "--split", "all"]
+    assert main(["export", *arguments, "--count", "2"]) == 0
+    told = json.loads(re.search(r"globalThis\.d2lminiPage = (.*);\n", page.read_text("utf8"))[1])
+    labels = [[one["label"] for one in sample["truth"]] for sample in told["samples"]]
+    assert labels == [[2], [0]]  # a cat, a dog
+    _, top, _, bottom = told["samples"][0]["truth"][0]["box"]
+    assert (top, bottom) == (0.375, 0.475)  # in the square: 40 rows in the middle of 80
+    checkpoint.save_model(path, TinySSD(1, 64), checkpoint.ModelInfo(("dog",)))
+    assert main(["export", *arguments]) == 2
+
+
+def test_training_begins_with_a_sheet_of_its_data(folder, tmp_path, capsys):
+    assert main(["train", "--data", str(folder), "--size", "64", *FAST, "--out", str(tmp_path)]) == 0
+    assert "are the boxes right?" in capsys.readouterr().err
+    assert Image.open(tmp_path / "data.png").width > 300
+
+
 def test_all_four_commands_work_on_a_folder(folder, tmp_path, capsys):
     out, model = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
-    shape = [
-        "--data",
-        str(folder),
-        "--size",
-        "64",
-        "--resize-mode",
-        "letterbox",
-        "--stream",
-        "--workers",
-        "0",
-    ]
+    shape = ["--data", str(folder), "--size", "64", "--resize-mode", "letterbox", "--stream"]
+    shape += ["--workers", "0"]
     assert main(["train", *shape, *FAST, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "0 MB of images are read while they are used" in said.err
-    assert re.search(r"waiting for data took \d+\.\d% of the time", said.err)
-    assert (out / "data.png").stat().st_size > 1000
+    assert re.search(r"data loading: \d+\.\d% of the time", said.err)
     assert checkpoint.load_model(model)[1].resize_mode == "letterbox"
     assert main(["evaluate", "--data", str(folder), "--model", model, "--split", "all", "--quiet"]) == 0
     assert "10 images" in capsys.readouterr().out
@@ -365,7 +490,7 @@ def test_faults_are_told_and_skipped_where_that_was_asked_for(folder, trained, t
     assert main([*sheet, "--skip-bad"]) == 0
     said = capsys.readouterr()
     assert "8 of 8 images" in said.out
-    assert "skipped 2 faults:" in said.err
+    assert said.err.count("skipped: ") == 2
     assert [name in said.err for name in ("3.xml is <html>", "4.png is empty")] == [True, True]
     out, model = str(tmp_path / "found"), str(trained / "best.safetensors")
     assert main(["detect", str(root / "photos"), "--model", model, "--out", out]) == 2
@@ -399,8 +524,66 @@ def test_a_split_of_ones_own(folder, tmp_path, capsys):
     assert "3 of 3 images" in capsys.readouterr().out
     assert main(["data", str(folder), "--split", "train", "--val-fraction", "0.5", *options[2:]]) == 0
     assert "5 of 5 images" in capsys.readouterr().out
+    assert main(["data", str(folder), "--val-fraction", "0", *options[2:]]) == 2
+    assert "val_fraction is 0.0" in capsys.readouterr().err
     assert main(["data", "bananas", "--val-fraction", "0.5", *options[2:]]) == 2
     assert "val_fraction cannot be chosen for bananas" in capsys.readouterr().err
+
+
+# ---- the split of the training ----
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[torch.Tensor]:
+    """The images of each data set that a command scores, in order."""
+    sets: list[torch.Tensor] = []
+
+    def spy(model, source, *given, **options):
+        sets.append(torch.cat([batch.images for batch in source.in_order()]))
+        return validate(model, source, *given, **options)
+
+    monkeypatch.setattr(cli, "validate", spy)
+    return sets
+
+
+ANEW = "is divided anew at random: images that the model was trained on may be among them"
+
+
+def test_a_folder_is_scored_on_the_split_of_the_training(folder, tmp_path, capsys, scored):
+    root, model = shutil.copytree(folder, tmp_path / "images"), str(tmp_path / "run" / "best.safetensors")
+    own = ["--data-seed", "3", "--val-fraction", "0.4"]
+    arguments = ["train", "--data", str(root), "--size", "64", *FAST, "--out", str(tmp_path / "run")]
+    assert main([*arguments, *own]) == 0
+    again = ["evaluate", "--data", str(root), "--model", model, "--quiet"]
+    assert main(again) == main([*again, *own]) == 0
+    assert len(scored[0]) == 4
+    assert torch.equal(scored[0], scored[1])
+    assert torch.equal(scored[0], scored[2])
+    assert "divided" not in capsys.readouterr().err
+    assert main([*again, "--data-seed", "0"]) == 0  # what is asked for is done, and said
+    assert len(scored[3]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.endswith(ANEW)
+    assert "\n" not in said
+    shutil.copy(root / "photos" / "3.png", root / "photos" / "new.png")
+    shutil.copy(root / "Annotations" / "3.xml", root / "Annotations" / "new.xml")
+    assert main(again) == 0
+    assert f"{root} does not hold the training images of {model}, and {ANEW}" in capsys.readouterr().err
+    assert main([*again, "--split", "all"]) == 0  # where images of the training are no surprise
+    assert "divided" not in capsys.readouterr().err
+
+
+def test_a_split_by_lists_is_not_guessed(folder, tmp_path, capsys, scored):
+    (tmp_path / "val.txt").write_text("7\n8\n9\n")
+    lists, model = ["--val-list", str(tmp_path / "val.txt")], str(tmp_path / "run" / "best.safetensors")
+    arguments = ["train", "--data", str(folder), "--size", "64", *FAST, "--out", str(tmp_path / "run")]
+    assert main([*arguments, *lists]) == 0
+    again = ["evaluate", "--data", str(folder), "--model", model, "--quiet"]
+    assert main([*again, *lists]) == 0
+    assert torch.equal(scored[0], scored[1])
+    assert "divided" not in capsys.readouterr().err
+    assert main(again) == 0
+    assert ANEW in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- folders of one's own
@@ -432,18 +615,20 @@ def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
     assert "d2lmini: " in capsys.readouterr().err
 
 
-def test_what_was_asked_for_is_not_tailored(signs):
-    feed = InMemorySource(load(open_data(str(signs), "train", size=64), workers=0))
-    for asked, expected in (
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
         ([], (150, 8)),  # eight images are seen often, and scored about twenty times
         (["--eval-every", "1"], (150, 1)),
         (["--epochs", "7"], (7, 1)),
-    ):
-        words = ["train", "--data", str(signs), "--size", "64", "--out", "run", *asked]
-        options = command_line.make_parser().parse_args(words)
-        config = command_line._config(transfer.FOLDER_RECIPE.config, options)
-        config, _ = command_line._tailored(transfer.FOLDER_RECIPE, config, options, feed, ("sign",))
-        assert (config.epochs, config.eval_every) == expected
+    ],
+)
+def test_what_was_asked_for_does_not_follow_from_the_folder(signs, monkeypatch, asked, expected):
+    seen = []
+    monkeypatch.setattr(train, "fit", lambda *given, **options: seen.append(given[3]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--data", str(signs), "--size", "64", "--quiet", "--out", "run", *asked])
+    assert (seen[0].epochs, seen[0].eval_every) == expected
 
 
 def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):
@@ -453,7 +638,7 @@ def test_the_anchor_report_names_files_and_draws(signs, tmp_path, capsys):
     assert "images of 64 × 64" in said
     assert "`train` takes these anchors: suggested" in said
     assert "D2L's (14.7)" in said
-    assert "suggested ratios" in said
+    assert "suggested: AnchorSpec(sizes=(" in said
     with Image.open(tmp_path / "sheet-anchors.png") as image:
         assert image.width > 1000
     assert main(["data", "scenes", "--anchors", "--count", "4", "--out", str(out)]) == 0

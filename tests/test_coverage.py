@@ -84,7 +84,7 @@ def test_padding_and_order_do_not_matter(scenes):
 
 def test_groups_hold_every_object_once(scenes):
     report = anchor_report(make_anchors(MAPS, SPEC), scenes.boxes, scenes.labels)
-    for groups in (report.by_side(), report.by_ratio(), report.by_class(["x"] * 6)):
+    for groups in (report.by_side(), report.by_ratio(), report._groups(report.labels, ["x"] * 6)):
         assert sum(group.objects for group in groups) == len(report.best)
         fitted = sum(group.recall * group.objects for group in groups if group.objects)
         assert fitted == pytest.approx(float(report.fitted.sum()))
@@ -203,6 +203,8 @@ def test_drawing_shows_every_object_and_every_group(scenes):
     assert len(marks[2].get_offsets()) == 4 * 3 + 1  # shapes of SPEC
     for ax, groups in zip(bars, (report.by_side(), report.by_ratio()), strict=True):
         wanted = [g for g in groups if g.objects]
-        assert [t.get_text() for t in ax.get_yticklabels()] == [g.name for g in wanted]
-        assert [b.get_width() for b in ax.patches[: len(wanted)]] == pytest.approx([g.recall for g in wanted])
+        ticks = sorted(zip(ax.get_yticks(), ax.get_yticklabels(), strict=True), reverse=True)  # from the top
+        assert [label.get_text() for _, label in ticks] == [g.name for g in wanted]
+        shares = sorted(ax.patches[: len(wanted)], key=lambda bar: -bar.get_y())
+        assert [bar.get_width() for bar in shares] == pytest.approx([g.recall for g in wanted])
     assert figure._repr_png_().startswith(b"\x89PNG")

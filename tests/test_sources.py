@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from d2lmini.data import Synthetic, collate, load, memory, sources
+from d2lmini.data import Synthetic, collate, load, sources
 from d2lmini.data.annotated import AnnotatedImages, Entry, Object
 from d2lmini.data.files import DataError
 from d2lmini.data.samples import Batch, GroundTruth, Sample
@@ -195,17 +195,17 @@ def test_what_fits_depends_on_the_free_memory(monkeypatch):
 
 
 def test_free_memory_is_what_the_container_leaves(tmp_path, monkeypatch):
-    assert memory._container_memory(str(tmp_path)) is None
+    assert sources._container_memory(str(tmp_path)) is None
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory" / "memory.limit_in_bytes").write_text("900\n")
     (tmp_path / "memory" / "memory.usage_in_bytes").write_text("200\n")
-    assert memory._container_memory(str(tmp_path)) == 700
+    assert sources._container_memory(str(tmp_path)) == 700
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("500\n")
-    assert memory._container_memory(str(tmp_path)) == 700  # no limit of its own
+    assert sources._container_memory(str(tmp_path)) == 700  # no limit of its own
     (tmp_path / "memory.max").write_text("600\n")
-    assert memory._container_memory(str(tmp_path)) == 100
+    assert sources._container_memory(str(tmp_path)) == 100
     for system, container, expected in ((5, 3, 3), (5, None, 5), (None, None, None)):
-        monkeypatch.setattr(memory, "_system_memory", lambda value=system: value)
-        monkeypatch.setattr(memory, "_container_memory", lambda value=container: value)
-        assert memory.free_memory() == expected
+        monkeypatch.setattr(sources, "_system_memory", lambda value=system: value)
+        monkeypatch.setattr(sources, "_container_memory", lambda value=container: value)
+        assert sources.free_memory() == expected

@@ -9,8 +9,7 @@ from torch.utils.data import DataLoader
 
 from d2lmini.data import drawing, shapes
 from d2lmini.data.samples import Sample, collate
-from d2lmini.data.scenes import MIN_SHOWN, SCENES
-from d2lmini.data.synthetic import Synthetic, render
+from d2lmini.data.synthetic import MIN_SHOWN, SCENES, Synthetic, render
 
 PRESETS = ("bananas", "scenes")
 
@@ -31,7 +30,7 @@ def many() -> list[Sample]:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_image_is_the_same_in_any_order_and_instance(preset):
+def test_an_image_is_the_same_in_any_order_and_instance(preset):
     first, second = Synthetic(preset, count=9, size=64), Synthetic(preset, count=5000, size=64)
     forward = [first[i] for i in range(9)]
     backward = [second[i] for i in reversed(range(9))][::-1]
@@ -53,7 +52,7 @@ def test_seeds_and_splits_are_different_streams(preset, other):
     base, changed = Synthetic(preset, size=64), Synthetic(preset, size=64, **other)
     images = [data[i].image.flatten().float() for data in (base, changed) for i in range(4)]
     away = torch.cdist(torch.stack(images), torch.stack(images), p=1) / images[0].numel()
-    assert away[~torch.eye(8, dtype=torch.bool)].min() > 5  # grey levels per pixel
+    assert away[~torch.eye(8, dtype=torch.bool)].min() > 5  # gray levels per pixel
 
 
 def test_images_are_pinned():

@@ -1,4 +1,4 @@
-"""Training fitted to a folder: passes, anchors, start; and stopping early."""
+"""Training fitted to a folder: epochs, anchors, pretrained backbone; and stopping early."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_anchors_are_those_of_the_boxes(bananas):
     assert kept.config == CONFIG
 
 
-def test_the_trunk_starts_from_the_shipped_detector_and_the_heads_do_not(bananas):
+def test_the_backbone_starts_from_the_shipped_detector_and_the_heads_do_not(bananas):
     shipped = checkpoint.pretrained()[0].backbone.state_dict()
     model = configure_for_dataset(CONFIG, bananas, 64, CLASSES).model
     assert all(torch.equal(t, shipped[name]) for name, t in model.backbone.state_dict().items())
@@ -74,6 +74,17 @@ def test_a_backbone_of_ones_own_is_not_touched(bananas):
     assert len(made.config.anchors.sizes) == 4
 
 
+def test_a_new_network_believes_in_objects_as_the_configuration_says(bananas):
+    config = dataclasses.replace(CONFIG, prior_prob=0.05)
+    heads = configure_for_dataset(config, bananas, 64, CLASSES).model.class_heads
+    for head in heads:
+        probability = head.bias.view(-1, 2).softmax(-1)[:, 1]
+        torch.testing.assert_close(probability, torch.full_like(probability, 0.05))
+    config = dataclasses.replace(CONFIG, prior_prob=None)
+    heads = configure_for_dataset(config, bananas, 64, CLASSES).model.class_heads
+    assert all(head.bias.unique().numel() > 2 for head in heads)  # as torch makes them
+
+
 def test_what_makes_no_sense_is_refused(bananas):
     with pytest.raises(ValueError, match="start is 'imagenet': choose from scenes, none"):
         configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="imagenet")
@@ -84,7 +95,7 @@ def test_what_makes_no_sense_is_refused(bananas):
         dataclasses.replace(CONFIG, patience=0)
 
 
-def test_a_tailored_run_trains_and_resumes(bananas, tmp_path):
+def test_a_configured_run_trains_and_resumes(bananas, tmp_path):
     made = configure_for_dataset(CONFIG, bananas, 64, CLASSES, scale_epochs=False)
     one = train.fit(bananas, bananas, CLASSES, made.config, model=made.model, out=tmp_path, progress=False)
     assert [row["epoch"] for row in one.history] == [1, 2, 3]
@@ -98,7 +109,7 @@ def test_a_tailored_run_trains_and_resumes(bananas, tmp_path):
 
 def test_patience_ends_a_run_that_does_not_improve(bananas, monkeypatch):
     scores = iter([0.1, 0.4, 0.3, 0.2, 0.5, 0.5, 0.4, 0.4, 0.9])
-    monkeypatch.setattr(train, "score", lambda *_: {"ap": next(scores), "ap50": 0.5})
+    monkeypatch.setattr(train, "score_columns", lambda *_: {"ap": next(scores), "ap50": 0.5})
     config = dataclasses.replace(CONFIG, epochs=9, patience=2)
     stopped = train.fit(bananas, bananas, CLASSES, config, progress=False)
     assert (len(stopped.history), stopped.best_epoch) == (4, 2)

@@ -23,21 +23,16 @@ EXPECTED = (
     "COCO (a JSON file of instances, here or in annotations, and a folder of images)"
 )
 
-Edges = tuple[float, float, float, float]
-
 
 class Object(NamedTuple):
     """One annotated object: its class, and its left, top, right and bottom edges in pixels from 0."""
 
     name: str
-    edges: Edges
+    edges: tuple[float, float, float, float]
 
 
 class Entry(NamedTuple):
-    """One annotated image: its file and its objects.
-
-    `where` names the annotation in messages; `size` is the (width, height) that it gives, if any.
-    """
+    """One annotated image; `where` names the annotation in messages, `size` is (width, height) if given."""
 
     image: Path
     objects: tuple[Object, ...]
@@ -47,41 +42,28 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How annotations are read, and what is noted on the way.
+    """How annotations are read, and what is noted on the way."""
 
-    `difficult`: keep objects marked as difficult or as crowd. `faults`: where to note what had to be
-    skipped; None: raise it. `notes`: sentences on what is left out by design.
-    """
-
-    difficult: bool = False
-    faults: list[str] | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def silent(self) -> LoadOptions:
-        """The same options with faults and notes of their own, which nobody is shown."""
-        return LoadOptions(self.difficult, None if self.faults is None else [])
+    difficult: bool = False  # whether objects marked as difficult or as crowd are kept
+    faults: list[str] | None = None  # gets what had to be skipped; None: it is raised
+    notes: list[str] = field(default_factory=list)  # gets what is left out by design
 
     def note_left_out(self, count: int, root: Path) -> None:
-        """Note how many objects are left out because they are marked."""
         if count:
-            self.notes.append(
-                f"{root}: {count} objects marked as difficult or crowd are left out (difficult keeps them)"
-            )
+            left_out = "objects marked as difficult or crowd are left out (difficult keeps them)"
+            self.notes.append(f"{root}: {count} {left_out}")
 
     def note_unannotated(self, images: Collection[Path], root: Path) -> None:
-        """Note images without annotation: they are not used, and may have been forgotten."""
         if images:
-            count, one = len(images), min(images).name
-            self.notes.append(f"{root}: {count} images have no annotation and are not used, {one} for one")
+            unused = "images have no annotation and are not used"
+            self.notes.append(f"{root}: {len(images)} {unused}, {min(images).name} for one")
 
 
 class Found(NamedTuple):
-    """What a reader found in a folder: the parts that it is divided into, and the names of all classes.
+    """What a reader found in a folder: its parts, each a function that gives the entries, and all classes.
 
-    `parts` has a function for every split that the folder itself knows, "train", "val" or "test", and for
-    "trainval", which is still to be divided. It gives the entries, or raises DataError where one has a fault.
-    A folder that is not divided has only "all". In any other, "all" may be left out if it is the sum of the
-    parts.
+    Parts are "train", "val" and "test" as the folder is divided, "trainval", which is still to be divided,
+    and "all" (the only part of a folder that is not divided; left out if it is the sum of the others).
     """
 
     parts: dict[str, Callable[[LoadOptions], list[Entry]]]
@@ -98,18 +80,14 @@ class AnnotatedImages(Dataset[Sample]):
     """Images on disk as samples of `size` by `size` pixels.
 
     An image is turned upright by its EXIF orientation, which is how its boxes are meant. `resize_mode` says
-    how it gets into the square. "stretch" scales both sides to `size`: all pixels are used, boxes in [0, 1]
-    stay as they are, but shapes change with the image's. "letterbox" keeps shapes, scales the longer
-    side to `size` and leaves bands, so that objects get smaller and boxes move (`images.placement`). A
-    box may reach 1 pixel out of the image and is then clipped to it; nothing else is mended. Images are
-    read when asked for. `notes` are sentences on what the data set leaves out, `skipped` the faults for
-    which `skip_bad` left something out, `split_record` says how the folder was divided
-    (`folders.open_folder`).
+    how it gets into the square: "stretch" scales both sides to `size` and leaves boxes in [0, 1] as they are;
+    "letterbox" keeps shapes and leaves bands, so that boxes move (`images.placement`). A box may reach 1
+    pixel out of the image and is then clipped to it. `notes` say what the data set leaves out, `skipped` has
+    the faults for which `skip_bad` did so, `split_record` how the folder was divided (`folders.open_folder`).
 
     Raises ValueError for a size out of range, an unknown `resize_mode` and a class twice. Indexing raises
-    IndexError outside the set, and DataError (a ValueError) for an image that cannot be read, an object
-    of unknown class, a box that is reversed, empty, not finite or outside, and an annotation for an
-    image of another size; it names the file, the annotation and the object.
+    IndexError, and DataError naming file and object for an unreadable image or one of another size, an
+    unknown class, and a box that is no box or outside.
     """
 
     def __init__(
@@ -140,49 +118,36 @@ class AnnotatedImages(Dataset[Sample]):
             raise IndexError(f"index {index} is outside 0..{len(self) - 1}")
         entry, size = self.entries[index], (self.size, self.size)
         pixels, image_size = read_square(entry.image, size, self.resize_mode)
-        check_size(entry, image_size)
-        numbers = range(len(entry.objects))
-        boxes = torch.tensor([_normalize(entry, i, image_size) for i in numbers], dtype=torch.float64)
+        _check_size(entry, image_size)
+        edges = [_normalize(entry, i, image_size) for i in range(len(entry.objects))]
+        boxes = torch.tensor(edges, dtype=torch.float64)
         place = placement(image_size, size, self.resize_mode)
         boxes = place.into_square(boxes.reshape(-1, 4)).float()  # (G, 4)
         for i in (boxes[:, 2:] <= boxes[:, :2]).any(dim=1).nonzero():  # in float32: it has no logarithm
             raise _box_error(entry, int(i), "is too thin")
-        return Sample(
-            pixels, boxes, torch.tensor([self._label(entry, i) for i in numbers], dtype=torch.int64)
-        )
-
-    def _label(self, entry: Entry, number: int) -> int:
-        name = entry.objects[number].name
-        if name not in self.classes:
-            raise DataError(
-                f"{entry.where}, object {number + 1}: unknown class {name!r}: add it to classes "
-                f"({', '.join(self.classes)}), or give none and they are found"
-            )
-        return self.classes.index(name)
+        for number, one in enumerate(entry.objects, start=1):
+            if one.name not in self.classes:
+                there = f"({', '.join(self.classes)}), or give none and they are found"
+                unknown = f"{entry.where}, object {number}: unknown class {one.name!r}"
+                raise DataError(f"{unknown}: add it to classes {there}")
+        labels = [self.classes.index(one.name) for one in entry.objects]
+        return Sample(pixels, boxes, torch.tensor(labels, dtype=torch.int64))
 
 
-def check_size(entry: Entry, found: tuple[int, int]) -> None:
-    """Raise DataError if the annotation was made for an image of another (width, height)."""
+def _check_size(entry: Entry, found: tuple[int, int]) -> None:
     if entry.size is None or entry.size == found:
         return
     stated, actual = ("{} × {}".format(*size) for size in (entry.size, found))
-    if entry.size == found[::-1]:
-        raise DataError(
-            f"{entry.where} is for {stated} pixels, but {entry.image} shown upright has {actual}: its "
-            "boxes were drawn on the image lying down. Save the image upright, without an EXIF "
-            "orientation, and annotate that"
-        )
-    raise DataError(
-        f"{entry.where} is for {stated} pixels, but {entry.image} has {actual}: use the image that "
-        "was annotated, or remove the size if the boxes are in this image's pixels"
-    )
+    remedy = "use the image that was annotated, or remove the size if the boxes are in this image's pixels"
+    if turned := entry.size == found[::-1]:
+        remedy = "its boxes were drawn on the image lying down. Save the image upright, without an EXIF "
+        remedy += "orientation, and annotate that"
+    has = f"{entry.image} {'shown upright ' if turned else ''}has {actual}"
+    raise DataError(f"{entry.where} is for {stated} pixels, but {has}: {remedy}")
 
 
-def _normalize(entry: Entry, number: int, size: tuple[int, int]) -> Edges:
-    """Object `number` in [0, 1] of an image of `size` (width, height), clipped to it.
-
-    Raises DataError if it reaches out by more than `MAX_OUTSIDE` pixels or is not a box.
-    """
+def _normalize(entry: Entry, number: int, size: tuple[int, int]) -> tuple[float, ...]:
+    """Object `number` in [0, 1] of an image of `size` (width, height), clipped to it."""
     left, top, right, bottom = edges = entry.objects[number].edges
     width, height = size
     if not all(map(math.isfinite, edges)):
@@ -199,7 +164,5 @@ def _normalize(entry: Entry, number: int, size: tuple[int, int]) -> Edges:
 
 def _box_error(entry: Entry, number: int, fault: str) -> DataError:
     name, edges = entry.objects[number]
-    box = "({:g}, {:g}, {:g}, {:g})".format(*edges)
-    return DataError(
-        f"{entry.where}, object {number + 1} ({name}): the box {box} {fault}: correct or remove it"
-    )
+    box = "({:g}, {:g}, {:g}, {:g}) ".format(*edges) + fault
+    return DataError(f"{entry.where}, object {number + 1} ({name}): the box {box}: correct or remove it")

@@ -1,7 +1,6 @@
 """Backgrounds that pass for photographs: ground, boards, tiles, leaves, rooms, lights out of focus.
 
-Every backdrop is made at `GRID` pixels whatever size the image has, so that a scene stays the
-same scene when only the size changes.
+Every backdrop is made at `GRID` pixels, so that a scene stays the same when only the image's size changes.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import math
 
 import numpy as np
 from numpy.random import Generator
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import ImageDraw
 
-from d2lmini.data.shapes import Array, resize, smooth
+from d2lmini.data.drawing import Array, blurred, choose, resize, smooth, to_image
 
 GRID = 256
 
@@ -35,47 +34,36 @@ PALETTES = {
 
 
 def fractal(rng: Generator, rows: int, columns: int, fade: float = 0.55) -> Array:
-    """Smooth noise of about unit spread, (GRID, GRID), in octaves from `rows` by `columns` upward.
-
-    Each octave doubles the grid and has `fade` times the last one's height; unequal rows and
-    columns stretch the noise into fibres or ripples.
-    """
-    field = np.zeros((rows, columns), np.float32)
-    gain, power = 1.0, 0.0
+    """Smooth noise (GRID, GRID) of about unit spread: each octave doubles the grid and fades by `fade`."""
+    field, gain, power = np.zeros((rows, columns), np.float32), 1.0, 0.0
     while True:
         field = field + gain * rng.standard_normal(field.shape, dtype=np.float32)
         power += gain * gain
         gain *= fade
-        height, width = field.shape
-        if max(height, width) >= GRID:
+        if max(field.shape) >= GRID:
             break
-        field = resize(field, min(2 * width, GRID), min(2 * height, GRID))
+        field = resize(field, *(min(2 * side, GRID) for side in reversed(field.shape)))
     return resize(field, GRID, GRID) / math.sqrt(power)
 
 
-def palette(rng: Generator, name: str, jitter: float = 14.0) -> Array:
-    """Lookup table from dark to light, (256, 3) float32, a random shade off the named palette."""
-    tones = np.array(PALETTES[name], np.float32) * rng.uniform(0.8, 1.15)
-    tones = tones + rng.normal(0.0, jitter, (1, 3)) + rng.normal(0.0, jitter / 2, (3, 3))
+def palette(rng: Generator, *names: str) -> Array:
+    """Lookup table from dark to light, (256, 3) float32, a random shade off one of the named palettes."""
+    tones = np.array(PALETTES[choose(rng, *names)], np.float32) * rng.uniform(0.8, 1.15)
+    tones = tones + rng.normal(0.0, 14.0, (1, 3)) + rng.normal(0.0, 7.0, (3, 3))
     at = np.linspace(0.0, 2.0, 256)
     return np.stack([np.interp(at, (0, 1, 2), tones[:, c]) for c in range(3)], axis=1).astype(np.float32)
 
 
-def colorise(field: Array, table: Array) -> Array:
-    """Colours of a field of about unit spread; (GRID, GRID) -> (GRID, GRID, 3)."""
+def colorize(field: Array, table: Array) -> Array:
+    """Colors of a field of about unit spread; (GRID, GRID) -> (GRID, GRID, 3)."""
     return table[np.clip(field * 52.0 + 128.0, 0, 255).astype(np.uint8)]
 
 
-def _choose(rng: Generator, *names: str) -> str:
-    return names[int(rng.integers(len(names)))]
-
-
-def surface(rng: Generator, name: str | None = None) -> Array:
+def surface(rng: Generator, *names: str) -> Array:
     """A patch of ground, cloth or wall seen from above."""
-    name = name or _choose(rng, *PALETTES)
-    coarse = int(rng.choice([2, 4, 8, 16]))
+    name, coarse = choose(rng, *(names or PALETTES)), int(rng.choice([2, 4, 8, 16]))
     field = fractal(rng, coarse, coarse, rng.uniform(0.55, 0.9))
-    return colorise(field * rng.uniform(0.4, 1.1), palette(rng, name))
+    return colorize(field * rng.uniform(0.4, 1.1), palette(rng, name))
 
 
 def boards(rng: Generator) -> Array:
@@ -85,7 +73,7 @@ def boards(rng: Generator) -> Array:
     row = np.arange(GRID, dtype=np.float32) * (count / GRID) + rng.uniform()
     field = field + rng.normal(0.0, 0.5, count + 2).astype(np.float32)[row.astype(int), None]
     seam = smooth(np.abs(row % 1.0 - 0.5), 0.5 - 0.012 * count, 0.5)
-    image = colorise(field, palette(rng, _choose(rng, "wood", "wood", "ochre", "wall", "slate")))
+    image = colorize(field, palette(rng, "wood", "wood", "ochre", "wall", "slate"))
     image = image * (1.0 - 0.6 * seam[:, None, None]).astype(np.float32)
     return image.transpose(1, 0, 2) if rng.uniform() < 0.5 else image
 
@@ -99,9 +87,7 @@ def tiles(rng: Generator) -> Array:
     u = x * columns + (np.floor(v) % 2) * float(rng.choice([0.0, 0.5])) + rng.uniform()
     tone = rng.normal(0.0, rng.uniform(0.1, 0.6), (rows + 2, columns + 3)).astype(np.float32)
     field = tone[v.astype(int), u.astype(int)] + 0.5 * fractal(rng, 8, 8, 0.75)
-    image = colorise(
-        field, palette(rng, _choose(rng, "stone", "wall", "cloth", "mint", "wood", "sea", "slate"))
-    )
+    image = colorize(field, palette(rng, "stone", "wall", "cloth", "mint", "wood", "sea", "slate"))
     gap = 0.008 * rows
     across, down = np.abs(u % 1 - 0.5), np.abs(v % 1 - 0.5)
     joint = np.maximum(smooth(across, 0.5 - gap, 0.5 - gap / 3), smooth(down, 0.5 - gap, 0.5 - gap / 3))
@@ -110,14 +96,10 @@ def tiles(rng: Generator) -> Array:
 
 def landscape(rng: Generator) -> Array:
     """Sky over sea, sand or fields, with a ragged horizon."""
-    ground = colorise(
-        fractal(rng, 16, 4, 0.75) * 0.8,
-        palette(rng, _choose(rng, "grass", "sand", "sea", "autumn", "stone", "straw")),
-    )
-    sky = colorise(
-        fractal(rng, 4, 2, 0.5) * 0.5,
-        palette(rng, _choose(rng, "sky", "sky", "sky", "ochre", "wall")),
-    )
+    field = fractal(rng, 16, 4, 0.75) * 0.8
+    ground = colorize(field, palette(rng, "grass", "sand", "sea", "autumn", "stone", "straw"))
+    field = fractal(rng, 4, 2, 0.5) * 0.5
+    sky = colorize(field, palette(rng, "sky", "sky", "sky", "ochre", "wall"))
     ridge = fractal(rng, 2, 8, 0.5)[0] * float(rng.choice([0.0, 0.02, 0.07])) + rng.uniform(0.15, 0.6)
     y = (np.arange(GRID, dtype=np.float32) / GRID)[:, None]
     below = smooth(y - ridge, 0.0, rng.uniform(0.006, 0.03))[..., None]
@@ -125,24 +107,12 @@ def landscape(rng: Generator) -> Array:
     return sky * (1 - below) + (ground + (sky.mean((0, 1)) - ground) * far) * below
 
 
-def _soft(image: Image.Image, radius: float) -> Array:
-    if radius > 0.3:
-        image = image.filter(ImageFilter.GaussianBlur(float(radius)))
-    return np.asarray(image, np.float32)
-
-
-def _scribble_base(rng: Generator, base: Array) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    image = Image.fromarray(np.clip(base, 0, 255).astype(np.uint8))
-    return image, ImageDraw.Draw(image)
-
-
 def foliage(rng: Generator) -> Array:
     """Layers of leaves, near ones lighter."""
-    name = _choose(rng, "grass", "grass", "autumn", "straw", "mint")
-    table = palette(rng, name)
-    image, draw = _scribble_base(rng, colorise(fractal(rng, 4, 4) - 1.5, table))
-    count = int(rng.integers(60, 170))
-    length = rng.uniform(9, 26)
+    table = palette(rng, "grass", "grass", "autumn", "straw", "mint")
+    image = to_image(colorize(fractal(rng, 4, 4) - 1.5, table))
+    draw = ImageDraw.Draw(image)
+    count, length = int(rng.integers(60, 170)), rng.uniform(9, 26)
     where, turn = rng.uniform(-10, GRID + 10, (count, 2)), rng.uniform(0, 2 * np.pi, count)
     length = length * rng.uniform(0.5, 1.5, count)
     outline = np.array([(-1, 0), (-0.4, 0.34), (0.3, 0.3), (1, 0), (0.3, -0.3), (-0.4, -0.34)])
@@ -152,13 +122,14 @@ def foliage(rng: Generator) -> Array:
     fills = np.clip(table[np.clip(tone, 0, 255).astype(int)], 0, 255).astype(int).tolist()
     for leaf, fill in zip(leaves.reshape(count, 12).tolist(), fills, strict=True):
         draw.polygon(leaf, fill=tuple(fill))
-    return _soft(image, rng.choice([0.7, 1.2, 2.5, 5.0]))
+    return blurred(image, rng.choice([0.7, 1.2, 2.5, 5.0]))
 
 
 def blades(rng: Generator) -> Array:
     """Grass or straw: thin strokes that grow upward."""
-    table = palette(rng, _choose(rng, "grass", "grass", "straw"))
-    image, draw = _scribble_base(rng, colorise(fractal(rng, 4, 4) - 1.2, table))
+    table = palette(rng, "grass", "grass", "straw")
+    image = to_image(colorize(fractal(rng, 4, 4) - 1.2, table))
+    draw = ImageDraw.Draw(image)
     count = int(rng.integers(150, 330))
     start = rng.uniform(0, GRID * 1.15, (count, 2))
     start = start[np.argsort(start[:, 1])]
@@ -169,29 +140,28 @@ def blades(rng: Generator) -> Array:
     strokes = np.concatenate([start, tip], axis=1).tolist()  # (count, 4)
     for stroke, fill, width in zip(strokes, fills, widths, strict=True):
         draw.line(stroke, fill=tuple(fill), width=width)
-    return _soft(image, rng.uniform(0.4, 1.6))
+    return blurred(image, rng.uniform(0.4, 1.6))
 
 
 def bokeh(rng: Generator) -> Array:
-    """Lights and colours far out of focus."""
-    name = _choose(rng, *PALETTES)
-    image, draw = _scribble_base(
-        rng, colorise(fractal(rng, 2, 2, 0.4) - rng.uniform(0, 1), palette(rng, name))
-    )
+    """Lights and colors far out of focus."""
+    name = choose(rng, *PALETTES)
+    image = to_image(colorize(fractal(rng, 2, 2, 0.4) - rng.uniform(0, 1), palette(rng, name)))
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(8, 40))):
         x, y = rng.uniform(0, GRID, 2)
         radius = rng.uniform(4, 30)
         under = np.array(image.getpixel((int(x), int(y))), np.float32)
         light = under + (rng.uniform(60, 255, 3) - under) * rng.uniform(0.15, 0.7)
-        fill = tuple(int(c) for c in light)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-    return _soft(image, rng.uniform(2.0, 7.0))
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(light.astype(int).tolist()))
+    return blurred(image, rng.uniform(2.0, 7.0))
 
 
 def room(rng: Generator) -> Array:
     """A table before a wall, with furniture-like boxes behind it."""
-    base = surface(rng, _choose(rng, "wall", "wall", "stone", "mint", "cloth", "ochre", "slate"))
-    image, draw = _scribble_base(rng, (base + base.mean((0, 1)) * 2) / 3)
+    base = surface(rng, "wall", "wall", "stone", "mint", "cloth", "ochre", "slate")
+    image = to_image((base + base.mean((0, 1)) * 2) / 3)
+    draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 12))):
         x, y = rng.uniform(-20, GRID, 2)
         w, h = rng.uniform(10, 110, 2)
@@ -201,7 +171,7 @@ def room(rng: Generator) -> Array:
         draw.rectangle((x, y, x + w, y + h), fill=fill)
         if rng.uniform() < 0.5:
             draw.line((x, y + h / 2, x + w, y + h / 2), fill=tuple(int(c * 0.6) for c in fill), width=2)
-    wall = _soft(image, rng.uniform(0.6, 5.0))
+    wall = blurred(image, rng.uniform(0.6, 5.0))
     table = boards(rng) if rng.uniform() < 0.5 else surface(rng)
     edge = rng.uniform(0.35, 0.95)
     y = (np.arange(GRID, dtype=np.float32) / GRID)[:, None, None]
@@ -220,16 +190,15 @@ def illumination(rng: Generator) -> Array:
     vignette = rng.uniform(0.0, 0.22) * (x * x + y * y) / 2
     shade = np.float32(0.0)
     if rng.uniform() < 0.3:  # the hard shadow of something outside the image
-        shade = rng.uniform(0.15, 0.4) * smooth(
-            math.sin(angle) * x - math.cos(angle) * y + 0.15 * patches, 0.0, 0.08
-        )
+        beside = math.sin(angle) * x - math.cos(angle) * y + 0.15 * patches
+        shade = rng.uniform(0.15, 0.4) * smooth(beside, 0.0, 0.08)
     return np.clip(1.0 + slope + patches - vignette - shade, 0.3, 1.6).astype(np.float32)
 
 
 def backdrop(rng: Generator) -> Array:
     """A random background, (GRID, GRID, 3) float32 in 0..255."""
-    image = KINDS[int(rng.integers(len(KINDS)))](rng)
+    image = choose(rng, *KINDS)(rng)
     blur = rng.choice([0.0, 0.0, 0.8, 2.0])
     if blur:
-        image = _soft(Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)), blur)
+        image = blurred(to_image(image), blur)
     return np.clip(image, 0.0, 255.0).astype(np.float32)

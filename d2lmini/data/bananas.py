@@ -1,8 +1,4 @@
-"""D2L's real banana images: the archive fetched when `download` is called, and read from where it lies.
-
-There is one banana in each image: 1000 to train with, 100 to validate. The generated bananas
-(`Synthetic("bananas")`) need no network and are the default everywhere.
-"""
+"""D2L's real banana images, one banana each: 1000 to train with, 100 to validate; fetched by `download`."""
 
 from __future__ import annotations
 
@@ -26,9 +22,8 @@ MAX_TABLE = 16 * 2**20  # bytes
 
 def default_root() -> Path:
     """Where archives are kept: $D2LMINI_DATA, or d2lmini in the user's cache folder."""
-    chosen = os.environ.get("D2LMINI_DATA")
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen) if chosen else Path(cache) / "d2lmini"
+    return Path(os.environ.get("D2LMINI_DATA") or Path(cache, "d2lmini"))
 
 
 def find_archive(root: Path) -> Path | None:
@@ -42,10 +37,7 @@ def find_archive(root: Path) -> Path | None:
 def download(
     root: str | Path | None = None, url: str = URL, sha1: str = SHA1, timeout: float = TIMEOUT
 ) -> Path:
-    """Fetch the archive (once) into `root`, and return the folder to open with `open_folder`.
-
-    Raises DataError if it cannot be had, and says what to do without a network (`download.fetch_archive`).
-    """
+    """Fetch the archive (once) into `root`; returns the folder for `open_folder`. Errors: `fetch_archive`."""
     root = default_root() if root is None else Path(root)
     return find_archive(root) or fetch_archive(url, sha1, root / FOLDER, find_archive, timeout)
 
@@ -58,11 +50,9 @@ def read_bananas(folder: Path) -> Found:
 def _entries(folder: Path, options: LoadOptions) -> list[Entry]:
     """The entries of one part, in the table's order."""
     path = folder / "label.csv"
+    data = read_bytes(path, MAX_TABLE)
     try:
-        text = read_bytes(path, MAX_TABLE).decode("utf-8-sig")
-        header, *rows = csv.reader(io.StringIO(text, newline=""))
-    except DataError:
-        raise
+        header, *rows = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
     except (ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a table ({error}): unpack it again") from error
     if header != COLUMNS:
@@ -71,13 +61,11 @@ def _entries(folder: Path, options: LoadOptions) -> list[Entry]:
     for number, row in enumerate(rows, start=2):
         if row:
             objects.setdefault(row[0], []).append(_read_row(row, f"{path}, line {number}"))
-    return [
-        Entry(folder / "images" / name, tuple(found), f"{path}, {name}") for name, found in objects.items()
-    ]
+    images = folder / "images"
+    return [Entry(images / name, tuple(found), f"{path}, {name}") for name, found in objects.items()]
 
 
 def _read_row(row: list[str], where: str) -> Object:
-    """One object; its image must lie in the folder of images."""
     try:
         name, label, *edges = row
         left, top, right, bottom = (float(edge) for edge in edges)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import EXPECTED, Edges, Entry, Found, LoadOptions, Object
+from d2lmini.data.annotated import EXPECTED, Entry, Found, LoadOptions, Object
 from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
 from d2lmini.data.splits import SPLITS
 
@@ -37,10 +37,7 @@ def _is_for(path: Path, split: str) -> bool:
 
 
 def read_coco(root: Path, files: list[Path], options: LoadOptions) -> Found:
-    """A folder in COCO's form. Raises DataError naming the file and record.
-
-    All files are read: what the classes are must not depend on the split.
-    """
+    """A folder in COCO's form. All files are read: classes must not depend on the split. Raises DataError."""
     splits = {name: [file for file in files if _is_for(file, name)] for name in SPLITS}
     parts, classes = {}, set()
     for name, chosen in splits.items() if any(splits.values()) else [("all", files)]:
@@ -48,18 +45,20 @@ def read_coco(root: Path, files: list[Path], options: LoadOptions) -> Found:
             there = ", ".join(file.name for file in chosen)
             raise DataError(f"{root} has more than one JSON file for {name} ({there}): keep one")
         for file in chosen:
-            content = _load(file)
+            data = read_bytes(file, MAX_JSON)
+            try:
+                content = json.loads(data.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{file} cannot be read as JSON ({error}): correct or remove it") from error
+            if not isinstance(content, dict):
+                raise DataError(f"{file} holds no object at the top: {EXPECTED}")
             classes.update(_categories(content, file).values())
             parts[name] = partial(_entries, content, file, root)
     return Found(parts, classes)
 
 
 def _entries(content: dict, path: Path, root: Path, options: LoadOptions) -> list[Entry]:
-    """The entries of one file of instances; DataError names the record and what it lacks.
-
-    Where faults are skipped, an image with a faulty record goes as a whole: an object without its box
-    would be taught as background.
-    """
+    """The entries of one file; an image with a faulty record goes whole, as its objects are not all known."""
     classes, images = _categories(content, path), _images(content, path, options)
     objects: dict[Any, list[Object]] = {key: [] for key in images}
     faulty, left_out = set(), 0
@@ -71,28 +70,19 @@ def _entries(content: dict, path: Path, root: Path, options: LoadOptions) -> lis
             else:
                 left_out += 1
             continue
-        faulty.add(_hashable(record.get("image_id")))
+        if isinstance(key := record.get("image_id"), (int, str)):
+            faulty.add(key)
     options.note_left_out(left_out, root)
     images = {key: image for key, image in images.items() if key not in faulty}
     names = [name for name, _ in images.values()]
     folder = image_folder(root, path, names)
-    options.note_unannotated(_unannotated(folder, set(names)), folder)
+    parents = {parent for name in names if (parent := folder / Path(name).parent).is_dir()}
+    beside = {path for parent in parents for path in on_disk.files(parent, IMAGE_SUFFIXES)}
+    options.note_unannotated(beside - {folder / name for name in names}, folder)
     return [
         Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size)
         for key, (name, size) in images.items()
     ]
-
-
-def _load(path: Path) -> dict:
-    try:
-        content = json.loads(read_bytes(path, MAX_JSON).decode("utf-8-sig"))
-    except DataError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON ({error}): correct or remove it") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds no object at the top: {EXPECTED}")
-    return content
 
 
 def _categories(content: dict, path: Path) -> dict[Any, str]:
@@ -107,10 +97,9 @@ def _categories(content: dict, path: Path) -> dict[Any, str]:
     return classes
 
 
-def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[str, tuple[int, int] | None]]:
-    """File names and sizes by image ids."""
-    images: dict[Any, tuple[str, tuple[int, int] | None]] = {}
-    names: set[str] = set()
+def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[str, Any]]:
+    """File names and sizes (width, height), or None, by image ids."""
+    images, names = {}, set()
     for record, where in _records(content, "images", path):
         with skipping(options.faults):
             key, name = _get(record, "id", where), str(inner(_get(record, "file_name", where), where))
@@ -118,7 +107,8 @@ def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
             if name in names:  # each record would teach the other's objects as background
                 raise DataError(f"{where}: the image {name!r} was named before: give it one record")
-            images[key] = name, _size(record)
+            size = record.get("width"), record.get("height")
+            images[key] = name, size if all(isinstance(side, int) and side > 0 for side in size) else None
             names.add(name)
     return images
 
@@ -130,7 +120,7 @@ def _records(content: dict, key: str, path: Path) -> list[tuple[dict, str]]:
         raise DataError(f"{path} has no list {key!r}: {EXPECTED}")
     for i, record in enumerate(records):
         if not isinstance(record, dict):
-            raise DataError(f"{path}, {key}[{i}] is {_short(record)}: it must be an object")
+            raise DataError(f"{path}, {key}[{i}] is {record!r:.80}: it must be an object")
     return [(record, f"{path}, {key}[{i}]") for i, record in enumerate(records)]
 
 
@@ -138,42 +128,22 @@ def _get(record: dict, key: str, where: str) -> Any:
     """A field that must be there: a name is text, an id is a number or text."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, KINDS.get(key, (int, str))):
-        raise DataError(f"{where}: {key!r} is {_short(value)}: it is missing or of the wrong kind")
+        raise DataError(f"{where}: {key!r} is {value!r:.80}: it is missing or of the wrong kind")
     return value
-
-
-def _short(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _hashable(key: object) -> object:
-    return key if isinstance(key, (int, str)) else None
-
-
-def _size(record: dict) -> tuple[int, int] | None:
-    size = record.get("width"), record.get("height")
-    return size if all(isinstance(side, int) and side > 0 for side in size) else None
 
 
 def _object(record: dict, classes: dict, images: dict, where: str) -> Object:
     for key, known in (("image_id", images), ("category_id", classes)):
         if _get(record, key, where) not in known:
             raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
-    return Object(classes[record["category_id"]], _edges(_get(record, "bbox", where), where))
-
-
-def _edges(box: list, where: str) -> Edges:
+    said = f"{where}: 'bbox' is {_get(record, 'bbox', where)!r:.80}"
     try:
-        left, top, width, height = (float(number) for number in box)
+        left, top, width, height = map(float, record["bbox"])
     except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{where}: 'bbox' is {_short(box)}: give left, top, width and height in pixels"
-        ) from error
+        raise DataError(f"{said}: give left, top, width and height in pixels") from error
     if not all(map(math.isfinite, (left, top, width, height))):
-        raise DataError(f"{where}: 'bbox' is {_short(box)}: it must be finite; correct or remove it")
-    return left, top, left + width, top + height
+        raise DataError(f"{said}: it must be finite; correct or remove it")
+    return Object(classes[record["category_id"]], (left, top, left + width, top + height))
 
 
 def image_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
@@ -183,11 +153,8 @@ def image_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
     below = ["", "images", "JPEGImages", stem, *own, *(f"images/{s}" for s in (stem, *own))]
     likely = [path.parent, *(root / name for name in below if (root / name).is_dir())]
     others = [split for split in SPLITS if not _is_for(path, split)]
-    likely += [
-        folder
-        for folder in on_disk.content(root)
-        if folder.is_dir() and not any(_is_for(folder, split) for split in others)
-    ]
+    inside = [folder for folder in on_disk.content(root) if folder.is_dir()]
+    likely += [folder for folder in inside if not any(_is_for(folder, split) for split in others)]
     some = names[:: max(1, len(names) // MAX_NAMES_TRIED)]
     counts = {folder: sum(on_disk.is_file(folder / name) for name in some) for folder in likely}
     best = max(counts, key=counts.__getitem__)  # among equals the first
@@ -195,15 +162,3 @@ def image_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
         tried = ", ".join(str(folder) for folder in counts)
         raise DataError(f"{path}: there is no image {names[0]} in {tried}: put the images there")
     return best
-
-
-def _unannotated(folder: Path, names: set[str]) -> list[Path]:
-    """The images that no record is for, in folders that have images of others."""
-    parents = {folder / Path(name).parent for name in names}
-    return [
-        path
-        for parent in parents
-        if parent.is_dir()
-        for path in on_disk.files(parent, IMAGE_SUFFIXES)
-        if path.relative_to(folder).as_posix() not in names
-    ]

@@ -11,9 +11,9 @@ import time
 import zipfile
 from collections.abc import Callable
 from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse, IncompleteRead
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -35,11 +35,9 @@ OFFLINE = "without a network use the generated bananas, which need no file: --da
 def fetch_archive(url: str, sha1: str, target: Path, find: Find, timeout: float = TIMEOUT) -> Path:
     """Fetch a zip file, check it, and put the folder that `find` sees in it at `target`; returns `target`.
 
-    A transfer that is cut is resumed where it stopped, at once or, if the server stays away, at the
-    next call. Size and SHA-1 are compared before anything is unpacked, and the unpacked folder is put in
-    place whole. Of several processes that ask at once one downloads and the others wait. `timeout` is in
-    seconds without a byte. Raises DataError if the server cannot be reached or gives something else, and
-    says what to do without a network.
+    A cut transfer is resumed, at once or at the next call. The SHA-1 is compared before anything is unpacked.
+    Of several processes one downloads and the others wait. `timeout` is in seconds without a byte. Raises
+    DataError that says what to do without a network.
     """
     root = target.parent
     try:
@@ -54,7 +52,6 @@ def fetch_archive(url: str, sha1: str, target: Path, find: Find, timeout: float 
 
 
 def _install(url: str, sha1: str, target: Path, find: Find, timeout: float) -> Path:
-    """Download, check, unpack and put in place."""
     if target.exists():
         raise DataError(f"{target} is there but not complete: remove it, then download again")
     archive = target.with_name(f".{sha1[:12]}.part")
@@ -79,11 +76,7 @@ def _install(url: str, sha1: str, target: Path, find: Find, timeout: float) -> P
 
 
 def _fetch(url: str, file: Path, timeout: float) -> None:
-    """Write what the address gives to a file, within the bounds on time and size.
-
-    What is in the file already is not asked for again. A cut transfer is taken up as long as every
-    attempt brings something.
-    """
+    """Add to a file what an address still has for it, again after a cut if that attempt brought something."""
     _check_scheme(url)
     end = time.monotonic() + DEADLINE
     while True:
@@ -119,37 +112,27 @@ def _transfer(url: str, file: Path, start: int, timeout: float, end: float) -> N
             raise DataError(f"{url} gave another part than was asked for: try later, or {OFFLINE}")
         received = start if partial else 0
         length = response.headers.get("Content-Length", "")
-        whole = received + int(length) if length.isdigit() else None
+        whole = received + int(length) if length.isdigit() else 0
         with file.open("ab" if partial else "wb") as output:
-            received = _copy(response, output, received, url, end)
-    if whole is not None and received < whole:
+            while block := response.read1(2**16):  # what is there: `read` would wait for the whole block
+                received += len(block)
+                if received > MAX_ARCHIVE:
+                    output.truncate(0)  # nothing to go on from
+                    raise DataError(f"{url} gives more than {MAX_ARCHIVE} bytes, which is not the archive")
+                if time.monotonic() > end:
+                    raise DataError(f"{url} is too slow ({received} bytes): try later, or {OFFLINE}")
+                output.write(block)
+    if received < whole:
         raise ConnectionError(f"{received} of {whole} bytes")
-    return None
-
-
-def _copy(response: HTTPResponse, output: BinaryIO, received: int, url: str, end: float) -> int:
-    """Everything that comes, to the file; returns how many bytes there are now."""
-    while block := response.read1(2**16):  # what is there: `read` would wait for a slow server's whole block
-        received += len(block)
-        if received > MAX_ARCHIVE:
-            output.truncate(0)  # nothing to go on from
-            raise DataError(f"{url} gives more than {MAX_ARCHIVE} bytes, which is not the archive")
-        if time.monotonic() > end:
-            raise DataError(f"{url} is too slow ({received} bytes): try later, or {OFFLINE}")
-        output.write(block)
-    return received
 
 
 def _check_scheme(url: str) -> None:
-    """Only https, but for a server on this machine."""
     parts = urlsplit(url)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname == "127.0.0.1"):
         raise DataError(f"{url} is not an https address: data is only fetched over https")
 
 
 class _StayOnHttps(HTTPRedirectHandler):
-    """Follows a redirect only to where a download may begin."""
-
     def redirect_request(self, request: Request, *answer: Any) -> Request | None:
         _check_scheme(answer[-1])
         return super().redirect_request(request, *answer)
@@ -161,10 +144,9 @@ _OPENER = build_opener(_StayOnHttps)
 def check_hash(archive: Path, url: str, sha1: str) -> None:
     """Raise DataError unless the file has this SHA-1."""
     if (found := _sha1(archive)) != sha1:
-        raise DataError(
-            f"{url} is not the archive that was expected (SHA-1 {found}, not {sha1}): something "
-            f"between changed it, or it was replaced. Nothing was unpacked; try later, or {OFFLINE}"
-        )
+        fault = "something between changed it, or it was replaced. Nothing was unpacked; try later"
+        other = f"{url} is not the archive that was expected (SHA-1 {found}, not {sha1})"
+        raise DataError(f"{other}: {fault}, or {OFFLINE}")
 
 
 def _sha1(archive: Path) -> str:
@@ -172,10 +154,7 @@ def _sha1(archive: Path) -> str:
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Unpack a zip into `target`, once every member is known to stay in it and within bounds.
-
-    Raises DataError naming the member that would not.
-    """
+    """Unpack a zip into `target`; DataError before anything is written if a member is not safe there."""
     try:
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
@@ -183,17 +162,12 @@ def unpack(archive: Path, target: Path) -> None:
             if len(members) > MAX_MEMBERS or total > MAX_UNPACKED:
                 raise DataError(f"{archive} unpacks to {len(members)} files of {total} bytes: refused")
             for member in members:
-                if not _is_safe(member):
+                path = PurePosixPath(member.filename.replace("\\", "/"))
+                plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+                if not plain or path.is_absolute() or ".." in path.parts or ":" in member.filename:
                     raise DataError(f"{archive} holds {member.filename!r}, which is not below it: refused")
             file.extractall(target)
     except DataError:
         raise
     except Exception as error:  # damaged bytes make zipfile and the decoders below raise what they like
         raise DataError(f"{archive} is not a sound zip ({error}): fetch it again") from error
-
-
-def _is_safe(member: zipfile.ZipInfo) -> bool:
-    """Whether it is a plain file or folder, below the target."""
-    path = PurePosixPath(member.filename.replace("\\", "/"))
-    plain = stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-    return plain and not (path.is_absolute() or ".." in path.parts or ":" in member.filename)

@@ -32,21 +32,15 @@ def skipping(faults: list[str] | None) -> Iterator[None]:
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a plain file of at most `most` bytes.
-
-    A pipe or a device, which could keep a reader waiting for ever, is refused. Raises DataError that
-    names the file and says what to do.
-    """
+    """The content of a plain file of at most `most` bytes; DataError for others (a pipe could hang)."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise DataError(f"{path} is a folder: name the files in it")
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path} is a pipe or a device: give a plain file")
-        if status.st_size > most:
-            raise DataError(
-                f"{path} has {status.st_size} bytes, at most {most} are read: is it the right file?"
-            )
+        if (size := status.st_size) > most:
+            raise DataError(f"{path} has {size} bytes, at most {most} are read: is it the right file?")
         return path.read_bytes()
     except DataError:
         raise
@@ -78,8 +72,7 @@ def folders(root: Path) -> list[Path]:
     found: dict[str, Path] = {}  # by where they really are
     level = [root]
     for _ in range(DEPTH + 1):
-        new = {os.path.realpath(path): path for path in level}
-        new = {real: path for real, path in new.items() if real not in found}
+        new = {real: path for path in level if (real := os.path.realpath(path)) not in found}
         found |= new
         level = [path for folder in new.values() for path in content(folder) if path.is_dir()]
     return list(found.values())

@@ -13,7 +13,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from d2lmini.data.annotated import EXPECTED, AnnotatedImages, Entry, Found, LoadOptions
+from d2lmini.data.annotated import EXPECTED, AnnotatedImages, Found, LoadOptions
 from d2lmini.data.bananas import find_archive, read_bananas
 from d2lmini.data.coco import json_files, read_coco
 from d2lmini.data.files import DataError, DataWarning
@@ -42,29 +42,29 @@ def open_folder(
     """The annotated images of one split of a folder, brought to `size` by `size` pixels.
 
     `split` is train, val, test (if the folder has one) or all. `resize_mode` is "stretch" or "letterbox"
-    (see `AnnotatedImages`). `classes` gives the names in the order of their labels; left out, they are all
-    that the folder's annotations name, sorted. `difficult` keeps the objects marked as difficult (VOC) or as
-    crowd (COCO), which are left out otherwise.
+    (see `AnnotatedImages`). `classes` gives the names in the order of their labels (left out: all names,
+    sorted). `difficult` keeps the objects marked as difficult (VOC) or as crowd (COCO).
 
-    `train_list` and `val_list` are text files with an image a line; with one of them, the other split is
-    all the rest. Without, a folder that is not divided keeps `val_fraction` of its images, drawn at random
-    with `seed`, for val. The result's `split_record` says for JSON how it was divided
-    (`splits.Division.record`). `split_record`, that of an earlier result, gives `seed` and `val_fraction`:
-    if the record of the new result is equal to it, the division is the same.
+    `train_list` and `val_list` are text files with an image a line; with one of them, the other split is all
+    the rest. Without, a folder that is not divided keeps `val_fraction` of its images, drawn at random with
+    `seed`, for val. `split_record` of an earlier result gives `seed` and `val_fraction`: if the new result's
+    is equal to it, the division is the same.
 
-    `skip_bad` reads every image once and leaves out those with a fault, whole, because an object
-    without its box would be taught as background; of objects whose class is not among `classes` only
-    these. A DataWarning counts them, and `skipped` of the result has every fault; `notes` says what else
-    is not used.
-
-    Raises DataError (a ValueError) that names the file and object and says what to do.
+    `skip_bad` reads every image once and leaves out those with a fault, whole, because an object without its
+    box would be taught as background; of objects of no class among `classes` only these. A DataWarning counts
+    them, `skipped` has them. Raises DataError (a ValueError) that names the file and object and the remedy.
     """
     root = Path(path)
     if split_record is not None:
         seed = split_record.get("seed", seed)
         val_fraction = split_record.get("val_fraction", val_fraction)
-    _check_options(split, seed, val_fraction)
-    options = LoadOptions(difficult, [] if skip_bad else None)
+    if split not in (*SPLITS, "all"):
+        raise ValueError(f"split is {split!r}: choose one of {', '.join((*SPLITS, 'all'))}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed is {seed!r}: choose a whole number from 0")
+    if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction is {val_fraction!r}: choose a number between 0 and 1")
+    options, silent = (LoadOptions(difficult, [] if skip_bad else None) for _ in range(2))
     lists = {name: Path(file) for name, file in (("train", train_list), ("val", val_list)) if file}
     division = Division(lists, seed, val_fraction)
     try:
@@ -75,7 +75,7 @@ def open_folder(
             raise DataError(f"{root} has no object in any annotation: there is nothing to learn")
         classes = sorted(found.classes) if classes is None else classes
         entries = division.entries(found, split, root, options)
-        record = division.record(found, root, options.silent())
+        record = division.record(found, root, silent)
         data = AnnotatedImages(entries, classes, size, resize_mode, options.notes, record)
     except OSError as error:
         raise DataError(f"{root} cannot be read ({error}): check its permissions") from error
@@ -84,18 +84,13 @@ def open_folder(
     return data
 
 
-def _check_options(split: str, seed: int, val_fraction: float) -> None:
-    if split not in (*SPLITS, "all"):
-        raise ValueError(f"split is {split!r}: choose one of {', '.join((*SPLITS, 'all'))}")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed is {seed!r}: choose a whole number from 0")
-    if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction is {val_fraction!r}: choose a number between 0 and 1")
-
-
 def _read(root: Path, split: str, options: LoadOptions) -> Found:
     """What is annotated in `root`, or in its folders for the splits if it has such."""
-    folders = {name: folder for name in SPLITS if (folder := _folder_of(name, root))}
+    folders: dict[str, Path] = {}
+    for name, alias in ((name, alias) for name, aliases in SPLITS.items() for alias in aliases):
+        folder = root / alias
+        if name not in folders and folder.is_dir() and (xml_folder(folder) or json_files(folder)):
+            folders[name] = folder
     if not folders:
         return _read_one(root, options)
     parts, classes = {}, set()
@@ -108,15 +103,6 @@ def _read(root: Path, split: str, options: LoadOptions) -> Found:
     return Found(parts, classes)
 
 
-def _folder_of(split: str, root: Path) -> Path | None:
-    """The folder of a split, if it has annotations of its own."""
-    for name in SPLITS[split]:
-        folder = root / name
-        if folder.is_dir() and (xml_folder(folder) or json_files(folder)):
-            return folder
-    return None
-
-
 def _read_one(root: Path, options: LoadOptions) -> Found:
     if (archive := find_archive(root)) is not None:
         return read_bananas(archive)
@@ -127,12 +113,14 @@ def _read_one(root: Path, options: LoadOptions) -> Found:
     raise DataError(f"{root} has no annotations: {EXPECTED}")
 
 
-# ---------------------------------------------------------------------------------------------- skipping
-
-
 def _skip_faults(data: AnnotatedImages, faults: list[str], where: str) -> None:
     """Leave out of the data set what cannot be used; warn how much that is and quote the first faults."""
-    data.entries = tuple(_known(entry, data.classes, faults) for entry in data.entries)
+    for entry in data.entries:
+        for number, one in enumerate(entry.objects, start=1):
+            if one.name not in data.classes:
+                faults.append(f"{entry.where}, object {number}: {one.name!r} is not among the classes")
+    kept = [tuple(one for one in entry.objects if one.name in data.classes) for entry in data.entries]
+    data.entries = tuple(e._replace(objects=objects) for e, objects in zip(data.entries, kept, strict=True))
     found = faults_of(data)
     data.entries = tuple(entry for i, entry in enumerate(data.entries) if i not in found)
     data.skipped = (*dict.fromkeys(faults), *(str(fault) for fault in found.values()))
@@ -143,11 +131,3 @@ def _skip_faults(data: AnnotatedImages, faults: list[str], where: str) -> None:
         warnings.warn(said + " | ".join(data.skipped[:MAX_QUOTED]) + more, DataWarning, stacklevel=3)
     if not data.entries:
         raise DataError(f"{where}: no image is without a fault. The first: {data.skipped[0]}")
-
-
-def _known(entry: Entry, classes: Sequence[str], faults: list[str]) -> Entry:
-    """The entry without objects of other classes."""
-    for number, found in enumerate(entry.objects, start=1):
-        if found.name not in classes:
-            faults.append(f"{entry.where}, object {number}: {found.name!r} is not among the classes")
-    return entry._replace(objects=tuple(o for o in entry.objects if o.name in classes))

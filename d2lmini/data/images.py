@@ -21,29 +21,19 @@ RESIZE_MODES = ("stretch", "letterbox")
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image file as RGB at its own size, turned as its EXIF orientation says.
-
-    Grey, palette, CMYK and 16-bit images are converted; transparent ones lie on white; of an animation
-    the first frame is taken. Raises DataError (a ValueError) naming the file and what is wrong with it.
-    """
+    """The first frame of an image file as RGB, upright; raises DataError naming the file and its fault."""
     return _read(Path(path), None)[0]
 
 
-def read_square(path: str | Path, size: tuple[int, int], resize_mode: str = "stretch") -> Square:
-    """An image file brought to `size` (height, width): `read_image` and `to_tensor` in one, but faster.
+def read_square(
+    path: str | Path, size: tuple[int, int], resize_mode: str = "stretch"
+) -> tuple[Tensor, tuple[int, int]]:
+    """Pixels uint8 (3, H, W) of an image file brought to `size` (H, W), and its upright (width, height).
 
-    A JPEG file several times as large is decoded at 1/2, 1/4 or 1/8 of its size, where that divides it
-    without a rest, so that boxes stay exact: a photograph of 12 megapixels in a seventh of the time.
+    A large JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, where that divides it without a rest.
     """
     image, times = _read(Path(path), max(size))
-    return Square(to_tensor(image, size, resize_mode), (image.width * times, image.height * times))
-
-
-class Square(NamedTuple):
-    """Pixels uint8 (3, H, W) for the network, and the (width, height) that the upright image had."""
-
-    pixels: Tensor
-    image: tuple[int, int]
+    return to_tensor(image, size, resize_mode), (image.width * times, image.height * times)
 
 
 def _read(path: Path, side: int | None) -> tuple[Image.Image, int]:
@@ -63,9 +53,8 @@ def _read(path: Path, side: int | None) -> tuple[Image.Image, int]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} is too large ({error}): make it smaller first") from error
     except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path} is not an image in one of the formats {', '.join(FORMATS)}: convert it first"
-        ) from error
+        wanted = f"an image in one of the formats {', '.join(FORMATS)}"
+        raise DataError(f"{path} is not {wanted}: convert it first") from error
     except Exception as error:  # decoders of damaged bytes raise what they like
         raise DataError(f"{path} cannot be read ({error}): it may be cut or damaged") from error
     if 0 in image.size:
@@ -87,26 +76,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as RGB: transparent parts lie on white, black to white is 0 to 255."""
     if image.mode.startswith("I") or image.mode == "F":  # 16 or more bits of grey
         gray = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        gray = gray.clip(0, top := _top(image.mode, gray))
-        return Image.fromarray((gray * (255 / top)).astype(np.uint8)).convert("RGB")
+        most = 65535 if image.mode.startswith("I;16") else gray.max(initial=0)
+        white = 1 if image.mode == "F" and most <= 1 else 255 if most <= 255 else 65535
+        gray = gray.clip(0, white)
+        return Image.fromarray((gray * (255 / white)).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        under = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(under, image).convert("RGB")
     return image.convert("RGB")
 
 
-def _top(mode: str, gray: np.ndarray) -> int:
-    """The number that means white: the mode's, or the smallest usual one that no pixel exceeds."""
-    most = 65535 if mode.startswith("I;16") else gray.max(initial=0)
-    return 1 if mode == "F" and most <= 1 else 255 if most <= 255 else 65535
-
-
 class Placement(NamedTuple):
-    """Where an image lies in the network's square, in fractions of the square's sides.
-
-    "stretch" fills the square, (0, 0, 1, 1); "letterbox" leaves bands above and below, or at the sides.
-    """
+    """Where an image lies in the network's square, in fractions of the square's sides."""
 
     left: float
     top: float
@@ -127,10 +109,7 @@ class Placement(NamedTuple):
 
 
 def placement(image: tuple[int, int], size: tuple[int, int], resize_mode: str = "stretch") -> Placement:
-    """Where an image of (width, height) pixels goes in `size` (height, width) pixels.
-
-    Whole pixels, so that a box stays on the pixels it was on. Raises ValueError for an unknown `resize_mode`.
-    """
+    """Where an image of (width, height) goes in `size` (height, width), in whole pixels; or ValueError."""
     if resize_mode not in RESIZE_MODES:
         raise ValueError(f"resize_mode is {resize_mode!r}: choose from {', '.join(RESIZE_MODES)}")
     height, width = size
@@ -144,24 +123,14 @@ def placement(image: tuple[int, int], size: tuple[int, int], resize_mode: str = 
 def to_tensor(
     image: Image.Image, size: tuple[int, int] | None = None, resize_mode: str = "stretch"
 ) -> Tensor:
-    """Pixels uint8 (3, H, W) of an RGB image, brought to `size` (height, width) if given.
-
-    "stretch" fits both sides on their own, so that boxes normalised to [0, 1] stay as they are.
-    "letterbox" keeps the image's shape and fills the bands that are left with its mean colour, as
-    zooming out does (`augment`); `placement` says where boxes go. First the width is resized, then the
-    height: Pillow's own order depends on its version, and the live page has to do the same.
-
-    >>> to_tensor(Image.new("RGB", (40, 20)), (8, 8)).shape
-    torch.Size([3, 8, 8])
-    """
-    if size is None or ((image.height, image.width) == tuple(size)):
-        return _pixels(image)
-    place, (height, width) = placement(image.size, size, resize_mode), size
+    """Pixels uint8 (3, H, W) of an RGB image, brought to `size` (H, W); letterbox bands get its mean."""
+    height, width = size = (image.height, image.width) if size is None else size
+    place = placement(image.size, size, resize_mode)
     inner = round(place.width * width), round(place.height * height)
-    if image.size != inner:
+    if image.size != inner:  # first the width: Pillow's own order depends on its version
         for shape in ((inner[0], image.height), inner):
             image = image.resize(shape, Image.Resampling.BILINEAR)
-    pixels = _pixels(image)  # (3, h, w)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, h, w)
     if inner == (width, height):
         return pixels
     mean = pixels.float().mean(dim=(1, 2)).round().to(torch.uint8)  # (3,)
@@ -169,7 +138,3 @@ def to_tensor(
     left, top = round(place.left * width), round(place.top * height)
     square[:, top : top + inner[1], left : left + inner[0]] = pixels
     return square
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (3, H, W)

@@ -13,10 +13,9 @@ PADDING_LABEL = -1
 
 
 class Sample(NamedTuple):
-    """One annotated image.
+    """One annotated image, uint8 (3, H, W) in RGB order, and its G objects; G may be 0.
 
-    `image` is uint8 (3, H, W) in RGB order; `boxes` is float32 (G, 4), corners normalised to
-    [0, 1]; `labels` is int64 (G,), class ids from 0. G may be 0: an image without objects is legal.
+    `boxes` is float32 (G, 4), corners normalized to [0, 1]; `labels` is int64 (G,), class ids from 0.
     """
 
     image: Tensor
@@ -36,11 +35,7 @@ class GroundTruth(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """N annotated images of one size.
-
-    `images` is uint8 (N, 3, H, W); `boxes` is float32 (N, G, 4); `labels` is int64 (N, G), with -1 on
-    the rows that only fill up to the image with the most objects.
-    """
+    """N annotated images of one size, uint8 (N, 3, H, W), with objects padded as in `GroundTruth`."""
 
     images: Tensor
     boxes: Tensor
@@ -56,12 +51,7 @@ class Batch(NamedTuple):
         return Batch(*(t.to(device, non_blocking=non_blocking) for t in self))
 
     def select(self, index: slice | Tensor) -> Batch:
-        """The chosen images as a batch of their own.
-
-        >>> one = Sample(torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(0, 4), torch.zeros(0))
-        >>> collate([one, one, one]).select(slice(1, None)).images.shape
-        torch.Size([2, 3, 8, 8])
-        """
+        """The chosen images as a batch of their own."""
         return Batch(*(t[index] for t in self))
 
     def sample(self, index: int) -> Sample:
@@ -78,44 +68,33 @@ def pad_objects(
 ) -> GroundTruth:
     """Stack the objects of images, boxes (G_i, 4) and labels (G_i,), to boxes (N, G, 4) and labels (N, G).
 
-    G is the largest number of objects, or `max_objects`; at least 1, so that no shape is empty. Padding has
-    label -1 and box 0. Raises ValueError naming the image that has more than `max_objects`, or whose boxes
-    and labels are not as many.
+    G is the largest number of objects, or `max_objects`; at least 1. Padding has label -1 and box 0. Raises
+    ValueError naming the image that has more than `max_objects`, or whose boxes and labels do not fit.
     """
     most = max((len(b) for b in labels), default=0) if max_objects is None else max_objects
     padded_boxes = torch.zeros(len(boxes), max(1, most), 4)  # (N, G, 4)
     padded_labels = torch.full(padded_boxes.shape[:2], PADDING_LABEL)  # (N, G)
     for i, (box, label) in enumerate(zip(boxes, labels, strict=True)):
-        if box.shape != (len(label), 4):
-            raise ValueError(
-                f"image {i} of the batch has boxes {tuple(box.shape)} for {len(label)} labels: "
-                "give one row of four for each"
-            )
-        if len(label) > most:
-            raise ValueError(
-                f"image {i} of the batch has {len(label)} objects, but max_objects is {most}: "
-                "raise max_objects or leave it out"
-            )
-        padded_boxes[i, : len(label)] = box
-        padded_labels[i, : len(label)] = label
+        count, has = len(label), f"image {i} of the batch has"
+        if box.shape != (count, 4):
+            has += f" boxes {tuple(box.shape)} for {count} labels"
+            raise ValueError(f"{has}: give one row of four for each")
+        if count > most:
+            has += f" {count} objects, but max_objects is {most}"
+            raise ValueError(f"{has}: raise max_objects or leave it out")
+        padded_boxes[i, :count], padded_labels[i, :count] = box, label
     return GroundTruth(padded_boxes, padded_labels)
 
 
 def collate(samples: Sequence[Sample], max_objects: int | None = None) -> Batch:
-    """Stack samples of one size into a `Batch`, padding their objects with label -1.
-
-    Raises ValueError when the list is empty, when images differ in size, or when one has more
-    objects than `max_objects`.
-    """
+    """Stack samples into a `Batch`; ValueError for none, for sizes that differ, and as `pad_objects`."""
     if not samples:
         raise ValueError("cannot collate an empty list of samples")
-    shape = samples[0].image.shape
-    for i, sample in enumerate(samples):
-        if sample.image.shape != shape:
-            raise ValueError(
-                f"image {i} of the batch is {tuple(sample.image.shape)}, the first is "
-                f"{tuple(shape)}: resize all images to one size first"
-            )
+    shapes = [tuple(sample.image.shape) for sample in samples]
+    for i, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            sizes = f"{shape}, the first is {shapes[0]}"
+            raise ValueError(f"image {i} of the batch is {sizes}: resize all images to one size first")
     truth = pad_objects([s.boxes for s in samples], [s.labels for s in samples], max_objects)
     return Batch(torch.stack([s.image for s in samples]), *truth)
 
@@ -125,12 +104,9 @@ def concatenate(parts: Sequence[Part]) -> Part:
     if not parts:
         raise ValueError("cannot concatenate an empty list of batches: the data set has no images")
     width = max(part.labels.shape[1] for part in parts)
-    rows = [width - part.labels.shape[1] for part in parts]
-    padded = [
-        part._replace(
-            boxes=F.pad(part.boxes, (0, 0, 0, more)),
-            labels=F.pad(part.labels, (0, more), value=PADDING_LABEL),
-        )
-        for part, more in zip(parts, rows, strict=True)
-    ]
+    padded = []
+    for part in parts:
+        more = width - part.labels.shape[1]
+        labels = F.pad(part.labels, (0, more), value=PADDING_LABEL)
+        padded.append(part._replace(boxes=F.pad(part.boxes, (0, 0, 0, more)), labels=labels))
     return type(parts[0])(*map(torch.cat, zip(*padded, strict=True)))

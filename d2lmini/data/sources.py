@@ -1,16 +1,17 @@
 """Where batches come from: from memory, when the images fit there, or from processes that read ahead.
 
-Both give the same batches for the same choice of images, so a run does not depend on which it was.
-A `BatchSource` also measures for how long training had to wait for it.
+Both give the same batches for the same choice of images, and measure for how long training had to wait.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from d2lmini.data.files import DataError
-from d2lmini.data.memory import free_memory
 from d2lmini.data.samples import Batch, GroundTruth, Sample, collate, concatenate
 
 MIN_IMAGES_FOR_WORKERS = 100  # with fewer, starting processes takes longer than it saves
@@ -29,14 +29,11 @@ MEMORY_FRACTION = 0.5  # of the free memory: what images may take
 
 
 class BatchSource:
-    """Batches of a data set in any order: `InMemorySource` or, from disk, `LoaderSource`.
+    """Batches of a data set in any order: `InMemorySource` or, from disk, `LoaderSource`."""
 
-    `image_size` is the (height, width) of the images; no label is above `top_label`, which is -1 where
-    there is no object.
-    """
-
-    image_size: tuple[int, int]
-    top_label: int
+    image_size: tuple[int, int]  # (height, width)
+    top_label: int  # no label is above it; -1 where there is no object
+    split_record: Mapping[str, Any] | None = None  # how its folder was divided, for the checkpoint
     waited = worked = 0.0  # seconds that the consumer waited for batches, and spent between them
 
     def __len__(self) -> int:
@@ -47,16 +44,13 @@ class BatchSource:
 
     def batches(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
         """A batch for each tensor of indices, in this order."""
-        source = self._batches(chosen)
-        while True:
-            asked = time.perf_counter()
-            batch = next(source, None)
+        source, start = self._batches(chosen), time.perf_counter()
+        for batch in source:
             given = time.perf_counter()
-            if batch is None:
-                return
-            self.waited += given - asked
+            self.waited += given - start
             yield batch
-            self.worked += time.perf_counter() - given
+            start = time.perf_counter()
+            self.worked += start - given
 
     @property
     def loading_fraction(self) -> float:
@@ -91,10 +85,9 @@ class InMemorySource(BatchSource):
 
 
 class LoaderSource(BatchSource):
-    """Batches of a data set on disk: `workers` processes read and decode its images ahead of their use.
+    """Batches of a data set with `classes` on disk, read ahead by `workers` processes (None: one per core).
 
-    The data set has to give the same sample for the same index every time, and to have `classes`. None
-    takes a process per core; 0 reads in this one. Raises ValueError for a negative number.
+    Raises ValueError for negative `workers`; with 0 this process reads.
     """
 
     def __init__(self, dataset: Dataset[Sample], workers: int | None = None) -> None:
@@ -104,8 +97,7 @@ class LoaderSource(BatchSource):
         self.workers = (os.cpu_count() or 1) if workers is None else workers
         self.top_label = len(dataset.classes) - 1  # type: ignore[attr-defined]
         self._chosen: list[list[int]] = []
-        pin = torch.cuda.is_available()  # copies to a GPU then run beside its work
-        self._loader = _loader(dataset, self.workers, _collate, self._chosen, pin_memory=pin)
+        self._loader = _loader(dataset, self.workers, _collate, self._chosen, pin=True)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -116,7 +108,7 @@ class LoaderSource(BatchSource):
 
     def _batches(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
         self._chosen[:] = [index.tolist() for index in chosen]  # what the loader iterates over
-        return map(_raise_error, _read(self._loader))
+        return _read(self._loader)
 
 
 def as_source(data: Batch | Dataset[Sample] | BatchSource) -> BatchSource:
@@ -132,6 +124,29 @@ def fits_in_memory(dataset: Dataset[Sample], others: int = 0) -> bool:
     return free is None or image_bytes(dataset) + others <= MEMORY_FRACTION * free
 
 
+def free_memory() -> int | None:
+    """Bytes that this process may still use: the system's, or what its container leaves; None: unknown."""
+    room = (_system_memory(), _container_memory())
+    return min((value for value in room if value is not None), default=None)
+
+
+def _system_memory() -> int | None:
+    with contextlib.suppress(OSError, KeyError, ValueError), open("/proc/meminfo") as file:
+        return int(dict(line.split(":", 1) for line in file)["MemAvailable"].split()[0]) * 1024
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _container_memory(root: str = "/sys/fs/cgroup") -> int | None:
+    """What a control group (version 2, or 1) leaves; None where there is none or it sets no limit."""
+    old = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"
+    for most, used in (("memory.max", "memory.current"), old):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            return max(0, int(Path(root, most).read_text()) - int(Path(root, used).read_text()))
+    return None
+
+
 def image_bytes(dataset: Dataset[Sample]) -> int:
     """The bytes of all images in memory: 3 for a pixel."""
     return 3 * dataset.size**2 * len(dataset)  # type: ignore[attr-defined, arg-type]
@@ -140,20 +155,19 @@ def image_bytes(dataset: Dataset[Sample]) -> int:
 def load(dataset: Dataset[Sample], workers: int | None = None, progress: bool = False) -> Batch:
     """A whole data set in memory as one batch: 1,000 images of 256 × 256 take 200 MB.
 
-    `workers` processes draw or decode at once; None takes one per core where that pays. Raises ValueError
-    for a data set without images, and what the data set raises.
+    `workers` processes read it; None takes one per core where that pays. Raises ValueError for a data set
+    without images, and what the data set raises.
     """
-    count = len(dataset)  # type: ignore[arg-type]
-    if count == 0:
+    if (count := len(dataset)) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set has no images: there is nothing to load")
     images, truth, done = None, [], 0
     with tqdm(total=count, desc="images", unit="", leave=False, disable=not progress) as bar:
-        for part in map(_raise_error, _read_all(dataset, workers, _collate)):
+        for part in _read_all(dataset, workers, _collate):
             if images is None:  # in one piece: joining parts would take the memory twice
                 images = torch.empty(count, *part.images.shape[1:], dtype=part.images.dtype)
-            if part.images.shape[1:] != images.shape[1:]:
-                sizes = tuple(part.images.shape[2:]), tuple(images.shape[2:])
-                raise ValueError(f"images {done} and on are {sizes[0]}, those before {sizes[1]}: resize them")
+            size, first = tuple(part.images.shape[2:]), tuple(images.shape[2:])
+            if size != first:
+                raise ValueError(f"images {done} and on are {size}, those before {first}: resize them")
             images[done : done + len(part.images)] = part.images
             truth.append(part.ground_truth)
             done += len(part.images)
@@ -167,12 +181,7 @@ def faults_of(dataset: Dataset[Sample], workers: int | None = None) -> dict[int,
     return {i: error for i, error in enumerate(errors) if error is not None}
 
 
-# ---------------------------------------------------------------------------------------------- processes
-
-
-def _read_all(
-    dataset: Dataset[Sample], workers: int | None, collate_fn: Callable[[list], Any]
-) -> Iterator[Any]:
+def _read_all(dataset: Dataset[Sample], workers: int | None, collate_fn: Callable) -> Iterator[Any]:
     """What `collate_fn` makes of all samples (or their errors), `CHUNK` at a time, in order."""
     count = len(dataset)  # type: ignore[arg-type]
     if workers is None:
@@ -204,14 +213,8 @@ def _errors(samples: list[Sample | ValueError]) -> list[ValueError | None]:
     return [one if isinstance(one, ValueError) else None for one in samples]
 
 
-def _raise_error(batch: Batch | ValueError) -> Batch:
-    if isinstance(batch, ValueError):
-        raise batch
-    return batch
-
-
 def _loader(
-    dataset: Dataset[Sample], workers: int, collate_fn: Callable[[list], Any], chosen: list, **options: Any
+    dataset: Dataset, workers: int, collate_fn: Callable, chosen: list, pin: bool = False
 ) -> DataLoader:
     """A loader whose processes leave Ctrl-C to this one and stay for the next epoch."""
     more = {"prefetch_factor": PREFETCH_FACTOR, "persistent_workers": True} if workers else {}
@@ -222,8 +225,8 @@ def _loader(
         batch_sampler=chosen,
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # not the global one, from which the network's dropout draws
+        pin_memory=pin and torch.cuda.is_available(),  # copies to a GPU then run beside its work
         **more,
-        **options,
     )
 
 
@@ -232,12 +235,14 @@ def _ignore_interrupts(worker: int) -> None:
 
 
 def _read(loader: DataLoader) -> Iterator[Any]:
-    """What a loader gives; if one of its processes was killed, a DataError says so in one line."""
+    """What a loader gives; raises errors among it, and DataError if one of its processes was killed."""
     try:
-        yield from loader
+        for part in loader:
+            if isinstance(part, ValueError):
+                raise part
+            yield part
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise DataError(
-            "a process that reads images ended, most likely for want of memory: use fewer --workers"
-        ) from error
+        ended = "a process that reads images ended, most likely for want of memory"
+        raise DataError(f"{ended}: use fewer --workers") from error

@@ -1,13 +1,13 @@
 """PASCAL VOC's form, and what tools make of it: an XML file per image, in folders of many names.
 
-Boxes become edges in pixels from 0. VOC's are the first and last pixel, counted from 1: left and top lose
-1. Some tools count from 0, edge to edge; a folder in which any left or top is below 1 is taken to be
-theirs.
+VOC's boxes are the first and last pixel, counted from 1: left and top lose 1 to be edges in pixels from 0.
+Some tools count from 0, edge to edge; a folder in which any left or top is below 1 is taken to be theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -48,53 +48,38 @@ class VocFolder(NamedTuple):
         options.note_left_out(sum(self.files[key].left_out for key in chosen), self.root)
         entries = []
         for key in chosen:
+            file = self.files[key]
+            objects = tuple(
+                Object(name, (left - self.origin, top - self.origin, right, bottom))
+                for name, (left, top, right, bottom) in file.objects
+            )
             with skipping(options.faults):
-                entries.append(self._entry(key))
+                image = _image(file, PurePosixPath(key).parent.parts, self.images)
+                entries.append(Entry(image, objects, str(file.path), file.size))
         return entries
-
-    def _entry(self, key: str) -> Entry:
-        file = self.files[key]
-        objects = [
-            Object(name, (left - self.origin, top - self.origin, right, bottom))
-            for name, (left, top, right, bottom) in file.objects
-        ]
-        image = _image(file, PurePosixPath(key).parent.parts, self.images)
-        return Entry(image, tuple(objects), str(file.path), file.size)
-
-
-# -------------------------------------------------------------------------------------- where things are
 
 
 def xml_folder(root: Path) -> Path | None:
     """Where the XML files are: the folder Annotations and what is below, or the only folder with any."""
     holders = [folder for folder in on_disk.folders(root) if on_disk.files(folder, [".xml"])]
-    named = dict.fromkeys(base for folder in holders if (base := _annotations(folder, root)))
+    named: dict[Path, None] = {}
+    for folder in holders:
+        inside = (path for path in (folder, *folder.parents) if path.is_relative_to(root))
+        bases = [path for path in inside if path.name.lower() in ("annotations", "annotation")]
+        named |= dict.fromkeys(bases[:1])
     if len(named or holders) > 1:
         there = ", ".join(str(folder.relative_to(root)) for folder in named or holders)
         raise DataError(f"{root} has XML files in {there}: keep one, or open the folder of one set")
     return next(iter(named or holders), None)
 
 
-def _annotations(folder: Path, root: Path) -> Path | None:
-    """The folder itself or the one above it, up to `root`, that is called Annotations."""
-    for path in (folder, *folder.parents):
-        if path.name.lower() in ("annotations", "annotation"):
-            return path
-        if path == root:
-            return None
-    return None
-
-
 def read_voc(root: Path, base: Path, options: LoadOptions) -> Found:
     """A folder in VOC's form, whose XML files are below `base`. Raises DataError naming the file and object.
 
-    All XML files are read at once: what the classes are and where counting starts must not depend on the
-    split.
+    All files are read at once: classes, and where counting starts, must not depend on the split.
     """
-    paths = {
-        path.relative_to(base).with_suffix("").as_posix(): path
-        for path in on_disk.files_below(base, [".xml"])
-    }
+    found = on_disk.files_below(base, [".xml"])
+    paths = {path.relative_to(base).with_suffix("").as_posix(): path for path in found}
     files: dict[str, VocFile] = {}
     for key, path in paths.items():
         with skipping(options.faults):
@@ -102,19 +87,20 @@ def read_voc(root: Path, base: Path, options: LoadOptions) -> Found:
     images: dict[str, list[Path]] = {}
     for path in on_disk.files_below(root, IMAGE_SUFFIXES):
         images.setdefault(path.stem, []).append(path)
-    _note_images(root, images, files, options)
-    objects = [found for file in files.values() for found in file.objects]
-    from_0 = any(low < 1 for found in objects for low in found.edges[:2])
+    known = {file.path.stem for file in files.values()}
+    known |= {PurePosixPath(file.filename.replace("\\", "/")).stem for file in files.values()}
+    used = {path.parent for stem in known & images.keys() for path in images[stem]}
+    others = [path for stem in images.keys() - known for path in images[stem]]
+    options.note_unannotated([path for path in others if path.parent in used], root)
+    objects = [one for file in files.values() for one in file.objects]
+    from_0 = any(low < 1 for one in objects for low in one.edges[:2])
     voc = VocFolder(root, files, images, 0 if from_0 else 1)
-    parts = _by_lists(voc, base, paths) or {
-        split: partial(voc.entries, keys) for split, keys in _by_folders(paths).items()
-    }
-    return Found(parts | {"all": partial(voc.entries, paths)}, {found.name for found in objects})
+    by_folders = {split: partial(voc.entries, keys) for split, keys in _by_folders(paths).items()}
+    parts = _by_lists(voc, base, paths) or by_folders
+    return Found(parts | {"all": partial(voc.entries, paths)}, {one.name for one in objects})
 
 
-def _by_lists(
-    voc: VocFolder, base: Path, known: Iterable[str]
-) -> dict[str, Callable[[LoadOptions], list[Entry]]]:
+def _by_lists(voc: VocFolder, base: Path, known: Iterable[str]) -> dict[str, Callable]:
     """The parts that have lists in ImageSets; trainval.txt is one where train and val have none."""
     places = [top / name for top in (voc.root, base.parent) for name in ("ImageSets", "ImageSets/Main")]
     lists = {path.stem: path for place in places if place.is_dir() for path in on_disk.files(place, [".txt"])}
@@ -124,9 +110,8 @@ def _by_lists(
         named = set().union(*map(listed, lists.values()))
         unlisted = [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
         if unlisted:
-            options.notes.append(
-                f"{voc.root}: {len(unlisted)} annotations are in no list and not used, {unlisted[0]} for one"
-            )
+            unused = f"{len(unlisted)} annotations are in no list and not used, {unlisted[0]} for one"
+            options.notes.append(f"{voc.root}: {unused}")
         return voc.entries(read_list(path, known), options)
 
     parts = {name: partial(read, path) for name, path in lists.items()}
@@ -145,23 +130,10 @@ def _by_folders(keys: Iterable[str]) -> dict[str, list[str]]:
     return parts if None not in parts and len(parts) > 1 else {}
 
 
-def _note_images(
-    root: Path, images: Mapping[str, list[Path]], files: Mapping[str, VocFile], options: LoadOptions
-) -> None:
-    """Note the images that no file is for, in folders that have images of others."""
-    known = {file.path.stem for file in files.values()}
-    known |= {PurePosixPath(file.filename.replace("\\", "/")).stem for file in files.values()}
-    folders = {path.parent for stem in known & images.keys() for path in images[stem]}
-    alone = [path for stem in images.keys() - known for path in images[stem] if path.parent in folders]
-    options.note_unannotated(alone, root)
-
-
 def _image(file: VocFile, below: Sequence[str], images: Mapping[str, list[Path]]) -> Path:
-    """The image of an XML file: the one of the same name, or else the one it names.
+    """The image of an XML file: of the same name, or else the one it names (files are renamed, it is not).
 
-    In this order, because files are renamed and <filename> is not; its ending is often wrong too. Of
-    several (masks have their image's name), the one with the ending named, in a folder for images, in
-    the same folder below (`below`), in this order.
+    Of several the first of `tests` that tells them apart decides; `below` are the XML file's folders.
     """
     where = str(file.path)
     named = inner(file.filename, where).name if file.filename else ""
@@ -180,13 +152,8 @@ def _image(file: VocFile, below: Sequence[str], images: Mapping[str, list[Path]]
         if found:
             there = " and ".join(str(path) for path in found)
             raise DataError(f"{where} may be for {there}: keep one, or give it in <filename>")
-    raise DataError(
-        f"{where}: there is no image {file.path.stem} or {named or '(no <filename>)'} in the folder: "
-        "add the image or remove the annotation"
-    )
-
-
-# --------------------------------------------------------------------------------------------- XML files
+    missing = f"there is no image {file.path.stem} or {named or '(no <filename>)'} in the folder"
+    raise DataError(f"{where}: {missing}: add the image or remove the annotation")
 
 
 def read_xml(path: Path, difficult: bool = False) -> VocFile:
@@ -203,7 +170,11 @@ def read_xml(path: Path, difficult: bool = False) -> VocFile:
     objects = [_object(e, f"{path}, object {number}") for number, e in enumerate(elements, start=1)]
     kept = tuple(o for o, mark in zip(objects, marked, strict=True) if difficult or not mark)
     filename = (annotation.findtext("filename") or "").strip()
-    return VocFile(path, filename, _size(annotation), kept, len(objects) - len(kept))
+    size = None  # where it is missing, as often, or no number
+    with suppress(ValueError, OverflowError):
+        stated = [int(float(annotation.findtext(f"size/{s}") or "")) for s in ("width", "height")]
+        size = tuple(stated) if min(stated) > 0 else None
+    return VocFile(path, filename, size, kept, len(objects) - len(kept))
 
 
 def _object(element: Element, where: str) -> Object:
@@ -218,12 +189,3 @@ def _object(element: Element, where: str) -> Object:
         except ValueError as error:
             raise DataError(f"{where} ({name}): <{side}> is {text!r}: give a number of pixels") from error
     return Object(name, tuple(edges))
-
-
-def _size(annotation: Element) -> tuple[int, int] | None:
-    """The (width, height) of the image; None where it is missing, as often, or no number."""
-    try:
-        width, height = (int(float(annotation.findtext(f"size/{s}") or "")) for s in ("width", "height"))
-    except (ValueError, OverflowError):
-        return None
-    return (width, height) if width > 0 and height > 0 else None

@@ -42,14 +42,11 @@ def pick_precision(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
-    return torch.bfloat16 if device.type == "cpu" and _cpu_has_bfloat16() else torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for bfloat16 products; without, it is slower than float32."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+        multiplies = torch.cuda.get_device_capability(device)[0] >= 8
+    else:  # a CPU without such instructions is slower in bfloat16 than in float32
+        known = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+        multiplies = known.get("avx512_bf16") or known.get("amx_bf16")
+    return torch.bfloat16 if multiplies else torch.float32
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
@@ -96,21 +93,17 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
 
 def describe() -> dict[str, str | int]:
     """The machine in a few words, for the record beside every measured number."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), cpu)
+    except OSError:
+        pass
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu,
         "cores": os.cpu_count() or 1,
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": platform.system(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()

@@ -95,22 +95,16 @@ class Ranks:
         return values
 
 
-# ---- joining and leaving ----
-
-
-def launched() -> bool:
-    """Whether torchrun (or something that sets the same variables) started this process."""
-    return dist.is_available() and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys()
-
-
-def launched_ranks() -> int:
-    """How many ranks torchrun started; 1 where it started none."""
-    return int(os.environ["WORLD_SIZE"]) if launched() else 1
+def launched_ranks() -> Ranks:
+    """This process among those that torchrun started; the only one where it started none."""
+    if dist.is_available() and {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+        return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return Ranks()
 
 
 def is_main_process() -> bool:
     """Whether this process is the one of its run that prints and draws."""
-    return not launched() or os.environ["RANK"] == "0"
+    return launched_ranks().is_main
 
 
 def local_device(name: str) -> str:
@@ -118,7 +112,7 @@ def local_device(name: str) -> str:
 
     Raises ValueError where more ranks than GPUs were started on a machine.
     """
-    if not launched() or name not in ("auto", "cuda") or not torch.cuda.is_available():
+    if os.environ.get("RANK") is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local >= there:
@@ -136,7 +130,7 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     Uses NCCL between GPUs and Gloo between CPUs. Within, whatever the loss of another rank raises becomes
     RankLost.
     """
-    ranks = Ranks(int(os.environ["RANK"]), launched_ranks()) if launched() else Ranks()
+    ranks = launched_ranks()
     if ranks.world_size == 1:
         yield Ranks()
         return
@@ -145,9 +139,19 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
     owner = not dist.is_initialized()
     if owner:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+
+    def terminate(number: int, frame: Any) -> None:  # what torchrun does when another rank is gone
+        raise _lost(ranks)
+
     try:
-        with _lost_on_sigterm(ranks), _lost_on_error(ranks):
+        with handle_signal(signal.SIGTERM, terminate):
             yield ranks
+    except RuntimeError as error:
+        known = ("gloo", "NCCL", "ProcessGroup", "Connection", "connection", "timed out", "Timed out")
+        lost = isinstance(error, dist.DistError) or any(word in str(error) for word in known)
+        if lost and not isinstance(error, RankLost):
+            raise _lost(ranks) from error
+        raise
     finally:
         if owner:
             _left.append(dist.group.WORLD)
@@ -155,35 +159,17 @@ def process_group(device: torch.device) -> Iterator[Ranks]:
 
 
 @contextlib.contextmanager
-def _lost_on_error(ranks: Ranks) -> Iterator[None]:
-    """Turn what torch says when another rank is gone into RankLost."""
+def handle_signal(number: int, handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Let `handler` receive a signal within the block; outside the main thread, whoever owns it keeps it."""
     try:
-        yield
-    except RankLost:
-        raise
-    except RuntimeError as error:
-        known = ("gloo", "NCCL", "ProcessGroup", "Connection", "connection", "timed out", "Timed out")
-        if isinstance(error, dist.DistError) or any(word in str(error) for word in known):
-            raise _lost(ranks) from error
-        raise
-
-
-@contextlib.contextmanager
-def _lost_on_sigterm(ranks: Ranks) -> Iterator[None]:
-    """torchrun ends the others with SIGTERM when a rank is gone; say so instead of dying silently."""
-
-    def handler(number: int, frame: Any) -> None:
-        raise _lost(ranks)
-
-    try:
-        previous = signal.signal(signal.SIGTERM, handler)
-    except ValueError:  # not the main thread: whoever owns it handles signals
+        previous = signal.signal(number, handler)
+    except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous)
 
 
 def _lost(ranks: Ranks) -> RankLost:
@@ -192,9 +178,6 @@ def _lost(ranks: Ranks) -> RankLost:
         "own message says why. Checkpoints of earlier epochs are as they were; --resume goes on from them, "
         "with any number of ranks"
     )
-
-
-# ---- the network ----
 
 
 def data_parallel(model: nn.Module, ranks: Ranks, device: torch.device, sync_batch_norm: bool) -> nn.Module:

@@ -22,7 +22,7 @@ from torch import Tensor
 from d2lmini import checkpoint
 from d2lmini.data.sources import BatchSource, InMemorySource
 from d2lmini.engine import devices
-from d2lmini.engine.distributed import Ranks
+from d2lmini.engine.distributed import Ranks, handle_signal
 from d2lmini.engine.network import set_lr
 from d2lmini.engine.prefetch import generator
 from d2lmini.model import TinySSD
@@ -237,11 +237,7 @@ def format_row(row: dict[str, Any]) -> str:
     >>> format_row({"epoch": 1, "loss": 2.5, "images_per_second": 61.2, "ap50": 0.5, "ap": 0.2})
     'epoch   1  loss 2.500  AP50 0.500  AP 0.200  61 images/s'
     """
-    scores = [
-        f"  {label} {row[name]:.3f}"
-        for label, name in (("AP50", "ap50"), ("AP", "ap"))
-        if row.get(name) is not None
-    ]
+    scores = [f"  {k.upper()} {row[k]:.3f}" for k in ("ap50", "ap") if row.get(k) is not None]
     rate = f"  {row['images_per_second']:.0f} images/s"
     return f"epoch {row['epoch']:3d}  loss {row['loss']:.3f}{''.join(scores)}{rate}"
 
@@ -253,9 +249,7 @@ def check_data(train: BatchSource, validation: BatchSource | None, classes: Sequ
     """Raise ValueError for a set without images, labels without a class, or two sizes of images."""
     if not classes:
         raise ValueError("there are no classes: give at least one name")
-    for name, data in (("training", train), ("validation", validation)):
-        if data is None:
-            continue
+    for name, data in (("training", train), ("validation", train if validation is None else validation)):
         if len(data) == 0:
             raise ValueError(f"the {name} set has no images")
         if data.top_label >= len(classes):
@@ -328,12 +322,5 @@ def stop_on_interrupt() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         stop.asked = True
 
-    try:
-        previous = signal.signal(signal.SIGINT, handler)
-    except ValueError:  # not the main thread: whoever owns it handles signals
+    with handle_signal(signal.SIGINT, handler):
         yield stop
-        return
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -1,8 +1,6 @@
 """Do these anchors fit my objects? Which objects an anchor fits, and which none does, before any training.
 
-An object whose IoU with every anchor is below the matching threshold still gets one anchor, its best, but
-only that one. `anchor_report` counts such objects by size and by shape; `anchors.suggest_anchors` chooses
-anchors for them.
+An object whose IoU with every anchor is below the matching threshold still gets one anchor, its best.
 """
 
 from __future__ import annotations
@@ -49,9 +47,9 @@ class Group(NamedTuple):
 class AnchorReport(NamedTuple):
     """How a set of anchors fits G objects; a row of each tensor is an object.
 
-    `boxes` (G, 4), `labels` (G,), and `image` (G,), the index of the image it is in. `best` (G,) is
-    the largest IoU with any anchor, `positives` (G,) how many anchors matching gives the object, 0 where
-    others took them all. `side` and `ratio` (G,) are the root of the area in pixels, and width : height.
+    `image` (G,) is the index of its image, `best` (G,) the largest IoU with any anchor, `positives` (G,) how
+    many anchors matching gives it, 0 where others took them all. `side` and `ratio` (G,) are the root of the
+    area in pixels, and width : height.
     """
 
     boxes: Tensor
@@ -76,62 +74,61 @@ class AnchorReport(NamedTuple):
         """The share of objects that some anchor fits; NaN without objects."""
         return float(self.fitted.float().mean())
 
-    @property
-    def unmatched(self) -> Tensor:
-        """Which objects (G,) matching gives no anchor at all."""
-        return self.positives == 0
-
     def by_side(self) -> list[Group]:
         """Groups of objects by the root of their area, in pixels."""
-        return self._groups(self.side, SIDES, SIDE_NAMES)
+        return self._groups(torch.bucketize(self.side, torch.tensor(SIDES), right=True), SIDE_NAMES)
 
     def by_ratio(self) -> list[Group]:
         """Groups of objects by shape, width : height."""
-        return self._groups(self.ratio, RATIOS, RATIO_NAMES)
+        return self._groups(torch.bucketize(self.ratio, torch.tensor(RATIOS), right=True), RATIO_NAMES)
 
-    def by_class(self, classes: Sequence[str]) -> list[Group]:
-        """A group for each class."""
-        return [self._group(name, self.labels == k) for k, name in enumerate(classes)]
+    def _groups(self, index: Tensor, names: Sequence[str]) -> list[Group]:
+        groups = []
+        for k, name in enumerate(names):
+            of_group = index == k  # (G,)
+            means = (float(x[of_group].float().mean()) for x in (self.fitted, self.best, self.positives))
+            groups.append(Group(name, int(of_group.sum()), *means))
+        return groups
 
     def worst(self, count: int = 5) -> list[int]:
         """Rows of the objects that no anchor fits, the worst first, at most `count`."""
-        order = self.best.argsort(stable=True)[:count]
-        return [i for i in order.tolist() if not self.fitted[i]]
-
-    def _groups(self, values: Tensor, edges: Sequence[float], names: Sequence[str]) -> list[Group]:
-        index = torch.bucketize(values, torch.tensor(edges), right=True)
-        return [self._group(name, index == k) for k, name in enumerate(names)]
-
-    def _group(self, name: str, mask: Tensor) -> Group:
-        numbers = (self.fitted, self.best, self.positives)
-        return Group(name, int(mask.sum()), *(float(x[mask].float().mean()) for x in numbers))
+        return [i for i in self.best.argsort(stable=True)[:count].tolist() if not self.fitted[i]]
 
     def text(self, classes: Sequence[str] = (), names: Sequence[str] = ()) -> str:
         """The report in words and tables; `names` (one for each image) tell where the worst objects are."""
         height, width = self.image_size
-        images = f"{self.images:,} images of {width} × {height}"
-        lines = [f"{self.anchors:,} anchors; {images}, {len(self.best):,} objects"]
+        images, objects = f"{self.images:,} images of {width} × {height}", f"{len(self.best):,} objects"
+        lines = [f"{self.anchors:,} anchors; {images}, {objects}"]
         if not len(self.best):
             return f"{lines[0]}\nthere is no object, and so nothing to fit"
-        positives = f"{self.positives.float().mean():.1f}, median {self.positives.median()}"
         lines += [
-            f"fitted (IoU ≥ {self.iou_threshold:g}): {self.recall:.1%}   mean best IoU "
-            f"{self.best.mean():.2f}   positives per object: {positives}",
+            f"fitted (IoU ≥ {self.iou_threshold:g}): {self.recall:.1%}   mean best IoU {self.best.mean():.2f}"
+            f"   positives per object: {self.positives.float().mean():.1f}, median {self.positives.median()}",
             *_table("side (root of the area)", self.by_side()),
             *_table("width : height", self.by_ratio()),
+            *(_table("class", self._groups(self.labels, classes)) if len(classes) > 1 else []),
         ]
-        lines += _table("class", self.by_class(classes)) if len(classes) > 1 else []
         if missed := int((~self.fitted).sum()):
-            lines += [
-                "",
-                f"{missed} object{'s are' if missed > 1 else ' is'} fitted by no anchor; the worst:",
-            ]
-            lines += [f"  {_object_text(self, i, names)}" for i in self.worst()]
-        if unmatched := int(self.unmatched.sum()):
-            lines += [
-                f"{unmatched} of {len(self.best)} have no anchor at all to learn from: others took them"
-            ]
+            are = "objects are" if missed > 1 else "object is"
+            lines += ["", f"{missed} {are} fitted by no anchor; the worst:"]
+        for i in self.worst():
+            name = names[self.image[i]] if names else f"image {self.image[i]}"
+            corners = self.boxes[i] * torch.tensor([width, height, width, height])
+            place = ", ".join(f"{v:.0f}" for v in corners.tolist())
+            lines.append(f"  {name}: IoU {self.best[i]:.3f}, box ({place}) of {width} × {height}")
+        if unmatched := int((self.positives == 0).sum()):
+            count = f"{unmatched} of {len(self.best)}"
+            lines.append(f"{count} have no anchor at all to learn from: others took them")
         return "\n".join(lines)
+
+
+def _table(title: str, groups: Sequence[Group]) -> list[str]:
+    """A heading and a line for each group that has objects."""
+    lines = ["", f"{title:24}{'objects':>8}{'fitted':>9}{'best IoU':>10}{'positives':>11}"]
+    for name, objects, recall, best, positives in groups:
+        if objects:
+            lines.append(f"  {name:22}{objects:8,}{recall:9.1%}{best:10.2f}{positives:11.1f}")
+    return lines
 
 
 def anchor_report(
@@ -144,48 +141,28 @@ def anchor_report(
 ) -> AnchorReport:
     """Which objects anchors (A, 4) fit: boxes (N, G, 4), corners, labels (N, G) with -1 for padding.
 
-    `image_size` (a side, or height and width) turns fractions into pixels. The time grows with anchors
-    times objects: 50,000 objects and 8,166 anchors take seconds. A box that is empty, reversed or not
-    finite counts as one that no anchor fits. Raises ValueError as `matching.assign` does, for shapes
-    that do not fit.
+    `image_size` (a side, or height and width) turns fractions into pixels. A box that is empty, reversed or
+    not finite counts as fitted by none. Raises ValueError as `matching.assign` does.
     """
     height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
     positives = _count_positives(anchors, boxes, labels, iou_threshold)  # (N, G)
-    image, column = (labels >= 0).nonzero(as_tuple=True)  # (G,)
-    real = boxes[image, column]  # (G, 4)
-    usable = torch.where(real.isfinite().all(-1, keepdim=True), real, 0)
+    index = (labels >= 0).nonzero(as_tuple=True)  # image and column, (G,) each
+    usable = torch.where(boxes[index].isfinite().all(-1, keepdim=True), boxes[index], 0)  # (G, 4)
+    parts = usable.split(max(1, IOU_ENTRIES // max(1, len(anchors))))
+    best = torch.cat([usable.new_zeros(0), *(box_iou(p, anchors).amax(1) for p in parts if len(p))])
     pixels = (usable[:, 2:] - usable[:, :2]).clamp(min=0) * torch.tensor([width, height])
-    return AnchorReport(
-        boxes=real,
-        labels=labels[image, column],
-        image=image,
-        best=_best_iou(anchors, usable),
-        positives=positives[image, column],
-        side=pixels.prod(-1).sqrt(),
-        ratio=pixels[:, 0] / pixels[:, 1].clamp(min=1e-9),
-        images=len(labels),
-        anchors=len(anchors),
-        image_size=(height, width),
-        iou_threshold=iou_threshold,
-    )
-
-
-def _best_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """Each object's largest IoU (G,) with any anchor."""
-    parts = boxes.split(max(1, IOU_ENTRIES // max(1, len(anchors))))
-    return torch.cat([box_iou(part, anchors).amax(1) for part in parts if len(part)] or [boxes.new_zeros(0)])
+    side, ratio = pixels.prod(-1).sqrt(), pixels[:, 0] / pixels[:, 1].clamp(min=1e-9)
+    objects = (boxes[index], labels[index], index[0], best, positives[index], side, ratio)
+    return AnchorReport(*objects, len(labels), len(anchors), (height, width), iou_threshold)
 
 
 def _count_positives(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:
-    """How many anchors matching gives each object, (N, G) int64.
-
-    Images are matched together with others of about as many objects, so that one with 200 does not pad
-    all the rest.
-    """
+    """How many anchors matching gives each object, (N, G) int64."""
     counts = torch.zeros(labels.shape, dtype=torch.int64)
     if not labels.numel():
         return counts
     width = ((labels >= 0) * torch.arange(1, labels.shape[1] + 1)).amax(1)  # (N,) up to the last object
+    # Images with about as many objects together, so that one with 200 does not pad all the rest.
     for rows in width.argsort(stable=True).split(64):
         most = int(width[rows[-1]])
         chosen = assign(anchors, boxes[rows, :most], labels[rows, :most], iou_threshold)  # (n, A)
@@ -193,24 +170,3 @@ def _count_positives(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_thresho
         hits.scatter_add_(1, chosen + 1, torch.ones_like(chosen))  # column 0: anchors without an object
         counts[rows, :most] = hits[:, 1:]
     return counts
-
-
-# ---------------------------------------------------------------- the report as text
-
-
-def _table(title: str, groups: Sequence[Group]) -> list[str]:
-    """A heading and a line for each group that has objects."""
-    lines = ["", f"{title:24}{'objects':>8}{'fitted':>9}{'best IoU':>10}{'positives':>11}"]
-    for name, objects, recall, best, positives in groups:
-        if objects:
-            lines.append(f"  {name:22}{objects:8,}{recall:9.1%}{best:10.2f}{positives:11.1f}")
-    return lines
-
-
-def _object_text(report: AnchorReport, row: int, names: Sequence[str]) -> str:
-    """Where an object is, in pixels, and its IoU."""
-    name = names[report.image[row]] if names else f"image {report.image[row]}"
-    height, width = report.image_size
-    corners = (report.boxes[row] * torch.tensor([width, height, width, height])).tolist()
-    place = ", ".join(f"{v:.0f}" for v in corners)
-    return f"{name}: IoU {report.best[row]:.3f}, box ({place}) of {width} × {height}"

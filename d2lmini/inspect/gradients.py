@@ -30,8 +30,7 @@ def flat_gradients(values: Mapping[str, Tensor], module: nn.Module) -> dict[str,
 
 
 def backbone_gradients(model: TinySSD, batch: Batch, configs: Mapping[str, LossConfig]) -> dict[str, Tensor]:
-    """The gradients (P,) of several losses by the backbone: the class loss of each of `configs`, by its
-    name, and the box loss of the first, "box".
+    """Gradients (P,) by the backbone: of the class loss of each config, and the first's box loss as "box".
 
     One forward pass as in training (batch statistics), a backward pass for each; the model is not changed.
     """

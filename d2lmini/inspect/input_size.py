@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from d2lmini.anchors import make_anchors
@@ -41,10 +42,10 @@ def multiply_adds(model: TinySSD) -> dict[str, int]:
 
 
 class AtSize(NamedTuple):
-    """A detector at an image size of `size` pixels; the three dicts have an entry for each of `KINDS`.
+    """A detector at an image size of `size` pixels; each dict has a value (G,) for each of `KINDS`.
 
-    `covered` (G,) is each object's best IoU with an anchor, `positives` (G,) how many anchors reach 0.5,
-    `found` (G,) its best IoU with a detection of its class.
+    They are an object's best IoU with an anchor, how many anchors reach 0.5, and its best IoU with a
+    detection of its class.
     """
 
     size: int
@@ -56,7 +57,7 @@ class AtSize(NamedTuple):
 
 
 class SizeStudy(NamedTuple):
-    """`sides` (G,) are the objects' sides √(width · height) as fractions of the image's; a row per size."""
+    """Sides √(width · height) of the objects (G,), as fractions of the image's, and a row per size."""
 
     sides: Tensor
     rows: list[AtSize]
@@ -67,8 +68,8 @@ def by_input_size(
 ) -> SizeStudy:
     """Run a detector of scenes on the same `count` held-out ones, drawn at each of `sizes` in pixels.
 
-    The ground truth is that of the largest size. Anchors either grow with the image (`set_image_size`) or
-    keep the size in pixels that they had in training. Raises ValueError without sizes.
+    The ground truth is that of the largest size. Anchors either grow with the image or keep the pixels that
+    they had in training. Raises ValueError without sizes.
     """
     if not sizes:
         raise ValueError("there are no sizes to look at: give at least one")
@@ -80,19 +81,13 @@ def by_input_size(
     for size in sizes:
         shapes = [shape[1:] for shape in model.set_image_size(size)]
         kept = make_anchors(shapes, model.anchor_spec.scaled(trained_at / size))
-        anchors = dict(zip(KINDS, (model.anchors, kept), strict=True))
-        ious = {kind: box_iou(boxes, each) for kind, each in anchors.items()}  # (G, A)
         predictions = predict_batched(model, batches[size].images, batch_size=8, precision="float32")
-        rows.append(
-            AtSize(
-                size,
-                len(kept),
-                sum(multiply_adds(model).values()),
-                {kind: iou.amax(1) for kind, iou in ious.items()},
-                {kind: (iou >= 0.5).sum(1) for kind, iou in ious.items()},
-                {kind: _found(predictions, each, truth, score_threshold) for kind, each in anchors.items()},
-            )
-        )
+        covered, positives, found = {}, {}, {}
+        for kind, anchors in zip(KINDS, (model.anchors, kept), strict=True):
+            iou = box_iou(boxes, anchors)  # (G, A)
+            covered[kind], positives[kind] = iou.amax(1), (iou >= 0.5).sum(1)
+            found[kind] = _found(predictions, anchors, truth, score_threshold)
+        rows.append(AtSize(size, len(kept), sum(multiply_adds(model).values()), covered, positives, found))
     return SizeStudy(box_area(boxes).sqrt(), rows)
 
 
@@ -101,7 +96,6 @@ def _found(predictions: Predictions, anchors: Tensor, truth: Batch, score_thresh
     best = []
     for i, found in enumerate(detect(*predictions, anchors, score_threshold=score_threshold)):
         sample = truth.sample(i)
-        same = sample.labels[:, None] == found.labels[None]  # (objects, detections)
-        iou = torch.cat([box_iou(sample.boxes, found.boxes) * same, torch.zeros(len(same), 1)], dim=1)
-        best.append(iou.amax(1))
+        same = sample.labels[:, None] == found.labels  # (objects, detections)
+        best.append(F.pad(box_iou(sample.boxes, found.boxes) * same, (0, 1)).amax(1))
     return torch.cat(best)

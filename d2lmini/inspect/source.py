@@ -21,14 +21,7 @@ class Source:
 
 
 def show_source(*objects: Callable | type) -> Source:
-    """The source of functions, methods or classes, one after the other.
-
-    Raises ValueError for something that has no Python source, naming it.
-
-    >>> from d2lmini.boxes import box_area
-    >>> show_source(box_area).code.splitlines()[0].startswith("def box_area(")
-    True
-    """
+    """The source of functions, methods or classes, one after the other; ValueError names what has none."""
     parts = []
     for each in objects:
         try:

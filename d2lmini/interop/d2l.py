@@ -2,25 +2,7 @@
 
 The cells of D2L's sections 14.3 to 14.7 (PyTorch) run on it unchanged. Each function converts D2L's shapes
 to this package's, calls the function that does the work, and converts the result back. Numbers are those of
-d2l 1.0.3, except where those are wrong or undefined:
-
-- `multibox_target`, `assign_anchor_to_bbox`: boxes that are padding, empty, reversed, not finite or without
-  any overlap get no anchor (in D2L they take one); no object at all is no error; any float type will do.
-- `offset_boxes`: eps is the least ratio of sides; D2L adds it to every ratio, and empty boxes give NaN.
-- `offset_inverse`: a side grows 62.5-fold at most; in D2L the exponential overflows.
-- `multibox_prior`: an anchor is s·√r of the map's width wide; in D2L's code it is s·√r of the height.
-- `box_iou`: the IoU of empty or reversed boxes is 0; in D2L it is NaN, or an area is negative.
-- `nms`: among equal scores the earlier box comes first; D2L's order is arbitrary.
-- `multibox_detection`: only boxes of one class compete (`class_aware=False` gives D2L's result), a rejected
-  row keeps its confidence p, where D2L reports 1 − p, and rows of class −1 come last.
-- `TinySSD`: anchors are a buffer, for images of `image_size`; D2L makes them in every forward pass.
-- `load_data_bananas` downloads nothing: it reads the real set where that lies and otherwise draws images like
-  it. `download_extract` fetches the real set by https and checks it.
-- `Timer`: a running clock is not started again, and a warning says so. In D2L `start()` once a batch and
-  `stop()` once at the end measure the last batch only.
-
-Three habits stay, because D2L's cells rely on them: `TinySSD` is fed raw pixels from 0 to 255, a foreground
-probability of 0.03 is a detection beside a background of 0.97, and boxes are not clipped to the image.
+d2l 1.0.3, except where those are wrong or undefined: the page "Coming from D2L" lists every difference.
 """
 
 from __future__ import annotations
@@ -50,10 +32,9 @@ from d2lmini.data import Synthetic, bananas, load, open_folder
 from d2lmini.detect import nms as _nms
 from d2lmini.matching import assign, match
 
+Device = torch.device | str | None
 # Names under which D2L's own functions, when a cell defines them again, look for PyTorch's.
 tensor, stack, concat, exp, log = torch.tensor, torch.stack, torch.cat, torch.exp, torch.log
-
-# --- boxes and anchors: 14.3 to 14.5 --------------------------------------------------------------
 
 box_corner_to_center, box_center_to_corner = _boxes.xyxy_to_cxcywh, _boxes.cxcywh_to_xyxy
 box_iou, offset_inverse = _boxes.box_iou, _boxes.decode
@@ -67,10 +48,7 @@ def multibox_prior(data: Tensor, sizes: Sequence[float], ratios: Sequence[float]
 
 
 def assign_anchor_to_bbox(
-    ground_truth: Tensor,
-    anchors: Tensor,
-    device: torch.device | str | None = None,
-    iou_threshold: float = 0.5,
+    ground_truth: Tensor, anchors: Tensor, device: Device = None, iou_threshold: float = 0.5
 ) -> Tensor:
     """Index (A,) of the box (G, 4) of each anchor (A, 4), −1 for none (D2L 14.4.3): `matching.assign`."""
     labels = torch.zeros(1, len(ground_truth), dtype=torch.int64, device=ground_truth.device)
@@ -79,10 +57,7 @@ def assign_anchor_to_bbox(
 
 
 def offset_boxes(anchors: Tensor, assigned_bb: Tensor, eps: float = 1e-6) -> Tensor:
-    """Offsets (A, 4) from anchors to their boxes, both (A, 4) (D2L 14.4.3): `boxes.encode`.
-
-    A box whose side is less than `eps` of its anchor's counts as having that much.
-    """
+    """Offsets (A, 4) of anchors to their boxes, both (A, 4), of a ratio of at least `eps` (D2L 14.4.3)."""
     offsets = _boxes.encode(anchors, assigned_bb)
     least = math.log(eps) / _boxes.VARIANCES.size
     sides = offsets[:, 2:].nan_to_num(nan=least).clamp(min=least)
@@ -103,9 +78,9 @@ def multibox_target(anchors: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Te
 
 @torch.no_grad()
 def multibox_detection(
-    cls_probs: Tensor,
-    offset_preds: Tensor,
-    anchors: Tensor,
+    cls_probs: Tensor,  # (N, K + 1, A), background first
+    offset_preds: Tensor,  # (N, 4A)
+    anchors: Tensor,  # (1, A, 4)
     nms_threshold: float = 0.5,
     pos_threshold: float = 0.009999999,
     *,
@@ -113,8 +88,8 @@ def multibox_detection(
 ) -> Tensor:
     """Rows (N, A, 6): class, confidence, corners; detections first (D2L 14.4.4): `detect.nms`.
 
-    Shapes: cls_probs (N, K + 1, A), background first; offset_preds (N, 4A), anchors (1, A, 4).
-    Classes count from 0; −1 marks a row that is no detection, with the confidence that it had.
+    Classes count from 0; −1 marks a row that is no detection, with the confidence that it had. Only boxes of
+    one class compete; `class_aware=False` gives D2L's result.
     """
     conf, class_id = cls_probs[:, 1:].max(dim=1)  # (N, A), (N, A)
     flat = anchors.reshape(-1, 4)
@@ -130,21 +105,15 @@ def multibox_detection(
     return torch.cat(rows, dim=-1).take_along_dim(order.unsqueeze(-1), 1)
 
 
-# --- network and losses: 14.7 ---------------------------------------------------------------------
-
-
 class TinySSD(_model.TinySSD):
-    """D2L's network (14.7.1) with D2L's inputs and outputs: `model.TinySSD`.
+    """`model.TinySSD` as D2L's network (14.7.1): images (N, 3, H, W) of floats from 0 to 255 go in.
 
-    Takes images (N, 3, H, W) as floats from 0 to 255, of `image_size` (256 unless told), and
-    returns anchors (1, A, 4), class scores (N, A, K + 1) and offsets (N, 4A).
+    Out come anchors (1, A, 4), class scores (N, A, K + 1) and offsets (N, 4A).
     """
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Anchors, class scores and offsets of images."""
         # D2L's network sees raw pixels: undo the normalization that the model is about to do.
-        raw = images.float() * _model.PIXEL_STD + _model.PIXEL_MEAN
-        predictions = super().forward(raw)
+        predictions = super().forward(images.float() * _model.PIXEL_STD + _model.PIXEL_MEAN)
         return self.anchors.unsqueeze(0), predictions.logits, predictions.offsets.flatten(1)
 
 
@@ -158,12 +127,9 @@ def focal_loss(gamma: float, x: Tensor) -> Tensor:
     return _losses.focal_loss(x, gamma=gamma)
 
 
-# --- data: 14.6 -----------------------------------------------------------------------------------
-
 # Cells of 14.6 put the archive's address here, where `download_extract` looks for it.
 DATA_URL = bananas.URL.removesuffix("banana-detection.zip")
 DATA_HUB = {"banana-detection": (bananas.URL, bananas.SHA1)}
-
 DRAWN = {"train": 1000, "val": 100}  # as many as the real set has
 
 
@@ -173,21 +139,19 @@ def load_data_bananas(batch_size: int) -> tuple[DataLoader, DataLoader]:
     A batch is images (N, 3, 256, 256), floats from 0 to 255, and labels (N, 1, 5) of class and corners.
     Prints whether the real set was read (from the folder for data or D2L's ../data), or one like it drawn.
     """
-    roots = (Path("../data"), bananas.default_root())
-    root = next((r for r in roots if bananas.find_archive(r)), None)
-    return _loader(root, "train", batch_size), _loader(root, "val", batch_size)
-
-
-def _loader(root: Path | None, split: str, batch_size: int) -> DataLoader:
-    if root is None:
-        samples = Synthetic("bananas", count=DRAWN[split], split=split)
-        origin = "drawn (download_extract('banana-detection') fetches the real ones)"
-    else:
-        samples, origin = open_folder(root, split), f"read from {root}"
-    images, boxes, labels = load(samples)
-    print(f"{len(images)} images for {split}, {origin}")
-    rows = torch.cat([labels.unsqueeze(-1).float(), boxes], dim=-1)  # (N, 1, 5)
-    return DataLoader(TensorDataset(images, rows), batch_size, shuffle=split == "train", collate_fn=_collate)
+    root = next((r for r in (Path("../data"), bananas.default_root()) if bananas.find_archive(r)), None)
+    loaders = []
+    for split, count in DRAWN.items():
+        if root is None:
+            samples = Synthetic("bananas", count=count, split=split)
+            origin = "drawn (download_extract('banana-detection') fetches the real ones)"
+        else:
+            samples, origin = open_folder(root, split), f"read from {root}"
+        images, boxes, labels = load(samples)
+        print(f"{len(images)} images for {split}, {origin}")
+        data = TensorDataset(images, torch.cat([labels.unsqueeze(-1).float(), boxes], dim=-1))  # (N, 1, 5)
+        loaders.append(DataLoader(data, batch_size, shuffle=split == "train", collate_fn=_collate))
+    return loaders[0], loaders[1]
 
 
 def _collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -196,18 +160,11 @@ def _collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def download_extract(name: str, folder: str | None = None) -> str:
-    """The unpacked banana set, fetched if need be (D2L 14.6.1): `data.bananas.download`.
-
-    Raises ValueError for any other archive, and where it cannot be fetched or is not what it was.
-    """
+    """The unpacked banana set, fetched if need be (D2L 14.6.1); ValueError for another or a changed one."""
     if name != "banana-detection":
         raise ValueError(f"only banana-detection can be fetched, not {name}")
     url, sha1 = DATA_HUB[name]
-    found = bananas.download(url=url, sha1=sha1)
-    return str(found / folder if folder else found)
-
-
-# --- drawing: all sections ------------------------------------------------------------------------
+    return str(bananas.download(url=url, sha1=sha1) / (folder or ""))
 
 
 def numpy(x: Tensor) -> np.ndarray:
@@ -216,8 +173,7 @@ def numpy(x: Tensor) -> np.ndarray:
 
 
 def _in_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 def use_svg_display() -> None:
@@ -241,12 +197,9 @@ def bbox_to_rect(bbox: Tensor | Sequence[float], color: str) -> Rectangle:
 
 
 def show_bboxes(
-    axes: Axes,
-    bboxes: Sequence[Tensor] | Tensor,
-    labels: str | Sequence[str] | None = None,
-    colors: str | Sequence[str] | None = None,
+    axes: Axes, bboxes: Sequence[Tensor] | Tensor, labels: Any = None, colors: Any = None
 ) -> None:
-    """Draw corner boxes (M, 4), in units of the axes, each with its label (D2L 14.4.1)."""
+    """Draw corner boxes (M, 4), in units of the axes, with labels and colors, one or many (D2L 14.4.1)."""
     labels = [labels] if isinstance(labels, str) else labels or []
     colors = [colors] if isinstance(colors, str) else colors or ["b", "g", "r", "m", "c"]
     for i, bbox in enumerate(bboxes):
@@ -269,9 +222,6 @@ def show_images(
     return axes
 
 
-# --- what the training cell of 14.7 uses ----------------------------------------------------------
-
-
 def try_gpu(i: int = 0) -> torch.device:
     """The i-th CUDA device if there is one, else the CPU."""
     return torch.device(f"cuda:{i}" if i < torch.cuda.device_count() else "cpu")
@@ -288,7 +238,6 @@ class Accumulator:
         self.data = [a + float(b) for a, b in zip(self.data, args, strict=True)]
 
     def reset(self) -> None:
-        """Back to zero."""
         self.data = [0.0] * len(self.data)
 
     def __getitem__(self, idx: int) -> float:
@@ -298,8 +247,7 @@ class Accumulator:
 class Timer:
     """A stopwatch in seconds that runs from its making, or from the first `start()`.
 
-    `start()` on a running clock only warns: in D2L's training cell `stop()` then gives the time of the whole
-    run. That cell divides the images of one epoch by it: the true rate is num_epochs times as high.
+    `start()` on a running clock only warns: `stop()` in D2L's training cell gives the time of the whole run.
     """
 
     def __init__(self) -> None:
@@ -308,11 +256,10 @@ class Timer:
 
     def start(self) -> None:
         """Begin a measurement, unless one is running."""
-        if self.running:
-            message = "this timer is running already and goes on: call stop() before start()"
-            warnings.warn(message, stacklevel=2)
-        else:
+        if not self.running:
             self.running, self.tik = True, time.perf_counter()
+            return
+        warnings.warn("this timer is running already and goes on: call stop() before start()", stacklevel=2)
 
     def stop(self) -> float:
         """End the measurement; returns its seconds and keeps them in `times`."""
@@ -321,15 +268,14 @@ class Timer:
         return self.times[-1]
 
     def sum(self) -> float:
-        """All measurements together."""
         return sum(self.times)
 
     def avg(self) -> float:
-        """Their mean; NaN before the first."""
+        """The mean of all measurements; NaN before the first."""
         return self.sum() / len(self.times) if self.times else math.nan
 
     def cumsum(self) -> list[float]:
-        """The sum after each."""
+        """The sum after each measurement."""
         return np.cumsum(self.times).tolist()
 
 

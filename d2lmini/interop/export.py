@@ -1,11 +1,8 @@
 """A trained detector for use elsewhere: as an inference checkpoint, in a web page, as ONNX.
 
-All of them hold the same network: batch normalization fused into the convolutions, and every weight
-rounded to float16. `inference_model` makes it, Python's `detect` command and the live page compute with
-it, so they agree box for box; the network as trained differs from it in the fourth digit of a score.
-
-The web page has no framework: `live/` has a forward pass that reads its layer plan from beside the
-weights, so that classes, input size, anchors and channels can differ without a change of JavaScript.
+All hold one network (`inference_model`): batch normalization fused, weights rounded to float16. Python's
+`detect` command and the live page compute with it too, so they agree box for box. `live/` has a forward pass
+that reads its layer plan from beside the weights: classes, sizes, anchors and channels need no JavaScript.
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinyBackbone, TinySSD, fuse_con
 
 MEGABYTES = 256  # what the maps of one image may take in a browser; a phone has that much
 OPSET = 18
-FIGURES = Path(__file__).parents[1] / "widgets" / "figures.css"  # colours and type of all live figures
+FIGURES = Path(__file__).parents[1] / "widgets" / "figures.css"  # colors and type of all live figures
 
 
 class ExportError(ValueError):
@@ -62,21 +59,15 @@ def save_inference(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
     save_tensors(path, tensors, {"model": describe_model(model, info)})
 
 
-# ---------------------------------------------------------------- the layer plan
-
-
 def layer_plan(model: TinySSD) -> list[dict[str, Any]]:
-    """What the browser has to do, in order, as JSON: convolve, pool, read the heads of a map.
+    """What the browser has to do, in order, as JSON; ExportError names a layer that it does not know.
 
     `conv` has `inputs`, `outputs` and is followed by ReLU; `pool` halves, `global` takes the largest value
     of each channel; `heads` reads classes and boxes of `anchors` anchors a cell off the newest map.
-    Raises ExportError naming the layer that the browser's forward pass does not know.
     """
     if not isinstance(model.backbone, TinyBackbone):
-        raise ExportError(
-            f"the backbone is a {type(model.backbone).__name__}: the browser runs TinyBackbone only, in any "
-            "width and depth; export to ONNX instead"
-        )
+        need = "the browser runs TinyBackbone only, in any width and depth; export to ONNX instead"
+        raise ExportError(f"the backbone is a {type(model.backbone).__name__}: {need}")
     return [step for step, _ in _steps(fuse_conv_bn(model))]
 
 
@@ -92,25 +83,22 @@ def flat_weights(model: TinySSD) -> Tensor:
 def _steps(model: TinySSD) -> Iterator[tuple[dict[str, Any], tuple[nn.Conv2d, ...]]]:
     """The steps of the plan of a fused model, each with the convolutions whose weights it takes."""
     heads = zip(model.class_heads, model.box_heads, model.anchor_spec.num_anchors_per_location, strict=True)
-    blocks = (*model.backbone.base, *model.backbone.blocks)
-    maps = len(model.class_heads) - 1  # the last blocks give one each, and then comes the map of one cell
+    to_one_cell = nn.AdaptiveMaxPool2d(1)  # makes the last map
+    blocks = (*model.backbone.base, *model.backbone.blocks, to_one_cell)
     for i, block in enumerate(blocks):
         for layer in (m for m in block.modules() if not list(m.children())):
             if isinstance(layer, nn.Conv2d):  # ReLU goes with it, since it and max pooling commute
                 yield {"op": "conv", **_channels(layer)}, (layer,)
             elif isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride) == (2, 2):
                 yield {"op": "pool"}, ()
+            elif layer is to_one_cell:
+                yield {"op": "global"}, ()
             elif not isinstance(layer, (nn.ReLU, nn.Identity)):
                 raise ExportError(f"the browser cannot run the layer {layer}: export to ONNX instead")
-        if i >= len(blocks) - maps:
-            yield _heads(*next(heads))
-    yield {"op": "global"}, ()
-    yield _heads(*next(heads))
-
-
-def _heads(class_head: nn.Module, box_head: nn.Module, anchors: int) -> tuple[dict[str, Any], tuple]:
-    inputs, _ = (_channels(head)["inputs"] for head in (class_head, box_head))
-    return {"op": "heads", "inputs": inputs, "anchors": anchors}, (class_head, box_head)
+        if i >= len(blocks) - len(model.class_heads):  # the last blocks give a map each
+            class_head, box_head, anchors = next(heads)
+            inputs, _ = (_channels(head)["inputs"] for head in (class_head, box_head))
+            yield {"op": "heads", "inputs": inputs, "anchors": anchors}, (class_head, box_head)
 
 
 def _channels(layer: nn.Module) -> dict[str, int]:
@@ -123,23 +111,18 @@ def _channels(layer: nn.Module) -> dict[str, int]:
     return {"inputs": layer.in_channels, "outputs": layer.out_channels}
 
 
-# ---------------------------------------------------------------- the weights script
-
-
 def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
     """Everything that the browser has to know of a detector, as JSON, with its weights in base64.
 
-    `sha256` covers all the rest, so that one name stands for one detector. Raises ExportError for what
-    the browser cannot run, and for what would not fit into a phone's memory.
+    `sha256` covers all the rest. Raises ExportError for what the browser cannot run or keep in memory.
     """
     plan = layer_plan(model)
     model = inference_model(model)
     needed = _bytes_of_maps(plan, model.image_size) / 1e6
     if needed > MEGABYTES:
-        raise ExportError(
-            f"images of {model.image_size} need {needed:.0f} MB of feature maps in a browser, more than "
-            f"{MEGABYTES}: set_image_size to a smaller one, or export to ONNX"
-        )
+        need = f"{needed:.0f} MB of feature maps in a browser, more than {MEGABYTES}"
+        remedy = "set_image_size to a smaller one, or export to ONNX"
+        raise ExportError(f"images of {model.image_size} need {need}: {remedy}")
     weights = flat_weights(model).numpy().astype("<f2").tobytes()
     record = {
         "classes": list(info.classes),
@@ -183,14 +166,11 @@ def script_name(model: dict[str, Any], name: str) -> str:
 
 
 def weights_script(model: dict[str, Any], name: str) -> str:
-    """A classic script that puts a `browser_model` where the engine finds it; it also loads from a disk.
-
-    A page opened from a file may not fetch other files, but it may name them in a script tag.
-    """
+    """A classic script that puts a `browser_model` where the engine finds it; it also loads from a disk."""
     notes = model["notes"]
-    lines = ["A detector of d2lmini, weights in float16.", f"classes: {', '.join(model['classes'])}"]
-    lines.append(f"SHA-256 {model['sha256']}")
-    lines += [f"{key}: {notes[key]}" for key in ("recipe", "seed", "epochs", "ap", "ap50") if key in notes]
+    known = [f"{key}: {notes[key]}" for key in ("recipe", "seed", "epochs", "ap", "ap50") if key in notes]
+    classes = f"classes: {', '.join(model['classes'])}"
+    lines = ["A detector of d2lmini, weights in float16.", classes, f"SHA-256 {model['sha256']}", *known]
     head = "\n".join(f"// {' '.join(line.split())}" for line in lines)
     key = json.dumps(script_name(model, name))
     return f"{head}\n(globalThis.d2lminiModels ??= {{}})[{key}] = {json.dumps(model, ensure_ascii=False)};\n"
@@ -204,41 +184,32 @@ def save_weights_script(folder: str | Path, model: TinySSD, info: ModelInfo, nam
     return path
 
 
-# ---------------------------------------------------------------- a page of its own
-
-
 def save_page(path: str | Path, model: TinySSD, info: ModelInfo, samples: Sequence[Sample] = ()) -> None:
     """Write one HTML file that holds a detector and everything needed to use it, offline, in any browser.
 
     `samples` are images to begin with; without any, whoever opens the page brings their own.
     """
-    record = browser_model(model, info)
-    *others, last = info.classes
-    parts = {
-        "title": html.escape(f"A detector for {' and '.join(filter(None, (', '.join(others), last)))}"),
+    shown = [
+        {**describe_sample(s, i), "mime": "image/png", "base64": base64.b64encode(png(s.image)).decode()}
+        for i, s in enumerate(samples)
+    ]
+    scripts = {
         "style": FIGURES.read_text("utf8") + live.STYLE,
         "live": live.live_script(),
-        "weights": weights_script(record, "detector"),
-        "page": f"globalThis.d2lminiPage = {json.dumps(_first_view(model, samples))};\n",
+        "weights": weights_script(browser_model(model, info), "detector"),
+        "page": f"globalThis.d2lminiPage = {json.dumps({'about': about(model), 'samples': shown})};\n",
         "start": live.page_script(),
     }
-    scripts = {name: text.replace("</", "<\\/") for name, text in parts.items() if name != "title"}
-    write_bytes(path, string.Template(live.PAGE).substitute(parts | scripts).encode())
+    parts = {name: text.replace("</", "<\\/") for name, text in scripts.items()}
+    *others, last = info.classes
+    title = html.escape(f"A detector for {' and '.join(filter(None, (', '.join(others), last)))}")
+    write_bytes(path, string.Template(live.PAGE).substitute(parts, title=title).encode())
 
 
 def about(model: TinySSD) -> str:
     """The size of a network in words; the megabytes are those to download."""
     weights = len(flat_weights(inference_model(model)))
     return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights, {2 * weights / 1e6:.1f} MB"
-
-
-def _first_view(model: TinySSD, samples: Sequence[Sample]) -> dict[str, Any]:
-    """What a page shows before the first click, as JSON."""
-    shown = [
-        {**describe_sample(s, i), "mime": "image/png", "base64": base64.b64encode(png(s.image)).decode()}
-        for i, s in enumerate(samples)
-    ]
-    return {"about": about(model), "samples": shown}
 
 
 def describe_sample(sample: Sample, index: int) -> dict[str, Any]:
@@ -256,14 +227,11 @@ def png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-# ---------------------------------------------------------------- ONNX
-
-
 class Deployed(nn.Module):
-    """An inference model with pixels normalized before it and boxes decoded behind it.
+    """An inference model with softmax and decoding: images (1, 3, H, W), floats in [0, 1], go in.
 
-    `images` (1, 3, H, W) are floats in [0, 1]; what comes out is probabilities (1, A, K + 1), background
-    first, and corner boxes (1, A, 4), not clipped. Thresholds and NMS stay with whoever deploys it.
+    Out come probabilities (1, A, K + 1), background first, and corner boxes (1, A, 4), not clipped.
+    Thresholds and NMS stay with whoever deploys it.
     """
 
     def __init__(self, model: TinySSD) -> None:
@@ -284,22 +252,16 @@ def save_onnx(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f"ONNX needs {' and '.join(missing)}: pip install 'd2lmini[onnx]'")
-    example = torch.zeros(1, 3, *model.image_size)
     names = {"input_names": ["images"], "output_names": ["scores", "boxes"]}
     options = {"dynamo": True, "verbose": False, "opset_version": OPSET, **names}
-    program = torch.onnx.export(Deployed(model).eval(), (example,), **options)
-    proto = _without_traces(program.model_proto)
+    example = torch.zeros(1, 3, *model.image_size)
+    proto = torch.onnx.export(Deployed(model).eval(), (example,), **options).model_proto
+    graph = proto.graph
+    tensors = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
+    for part in (proto, graph, *graph.node, *tensors):  # the exporter's notes hold paths of this machine
+        del part.metadata_props[:]
+        part.doc_string = ""
     metadata = {"classes": list(info.classes), "resize_mode": info.resize_mode, "notes": _notes(info)}
     for key, value in metadata.items():
         proto.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     write_bytes(path, proto.SerializeToString())
-
-
-def _without_traces(proto: Any) -> Any:
-    """Without the exporter's notes, which hold paths of the machine that it ran on."""
-    graph = proto.graph
-    tensors = (*graph.value_info, *graph.input, *graph.output, *graph.initializer)
-    for part in (proto, graph, *graph.node, *tensors):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    return proto

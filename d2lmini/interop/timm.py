@@ -1,8 +1,7 @@
-"""Backbones from elsewhere: any network that gives a list of feature maps, for example one of timm's.
+"""Backbones from elsewhere, for example timm's: any module that gives a list of feature maps, finest first.
 
-`TinySSD` takes every module that turns normalized pixels (N, 3, H, W) into a list of maps (N, C, H', W'),
-finest first. `Pyramid` adds what networks that were trained elsewhere lack for a detector: pixels normalized
-as in their training, and coarser maps down to a single cell.
+`Pyramid` adds what networks that were trained elsewhere lack for a detector: pixels normalized as in their
+training, and coarser maps down to a single cell.
 """
 
 from __future__ import annotations
@@ -23,15 +22,9 @@ FINEST_STRIDE = 8  # pixels to a cell of the finest map that carries anchors, as
 class Pyramid(nn.Module):
     """A network's feature maps, then coarser ones of `width` channels, then one of a single cell.
 
-    `features` is any module that gives a list of maps, finest first; it is run once on an image of
-    `image_size` pixels a side. For `maps` in all, the coarsest map is halved repeatedly, and the last is the
-    maximum of the one before. `mean` and `std` of pixels in [0, 1] are those that `features` was trained
-    with, TinySSD's if left out. Raises ValueError when it gives no list of maps, or not fewer than `maps`.
-
-    >>> from d2lmini.model import TinyBackbone
-    >>> model = Pyramid(TinyBackbone(extra=1), maps=4, width=32)
-    >>> [tuple(m.shape[1:]) for m in model(torch.zeros(1, 3, 64, 64))]
-    [(64, 8, 8), (128, 4, 4), (128, 1, 1), (128, 1, 1)]
+    `features` is run once on an image of `image_size` pixels a side. For `maps` in all, its coarsest map is
+    halved repeatedly, and the last is the maximum of the one before. `mean` and `std` of pixels in [0, 1]
+    are those that it was trained with. Raises ValueError when it gives no list of maps, or not fewer.
     """
 
     def __init__(
@@ -78,15 +71,16 @@ def timm_backbone(
 ) -> Pyramid:
     """One of timm's networks as a backbone: its maps from stride 8 on, coarser ones, and a single cell.
 
-    Needs `pip install d2lmini[timm]`. The weights are random, or from a local safetensors file of the
-    classifier (`weights`), or what timm downloads (`pretrained`). Raises ValueError when timm is
-    missing, has no such network or cannot read the file, or when the network has no map of stride 8.
+    The weights are random, or from a safetensors file of the classifier (`weights`), or downloaded by timm
+    (`pretrained`). Raises ValueError when timm is missing (`pip install d2lmini[timm]`), has no such network
+    or cannot read the file, or when the network has no map of stride 8.
     """
     features = _timm_features(name, weights, pretrained, image_size)
     config = getattr(features, "pretrained_cfg", None) or {}
     pixels = {key: config[key] for key in ("mean", "std") if config.get(key)}
-    backbone = Pyramid(features, maps, width, **pixels, image_size=image_size)
-    backbone.options = {"timm": name, "maps": maps, "width": width, "image_size": image_size}
+    options = {"maps": maps, "width": width, "image_size": image_size}
+    backbone = Pyramid(features, **options, **pixels)
+    backbone.options = {"timm": name, **options}
     return backbone
 
 

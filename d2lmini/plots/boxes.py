@@ -1,14 +1,13 @@
 """Images with boxes: one, several side by side, or a sheet of many.
 
-A color is a class, a solid line a detection, a dashed line ground truth. Every line has a dark rim, so
-that it stands out from any image.
+A color is a class, a solid line a detection, a dashed one ground truth; a dark rim sets off every line.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,131 +23,17 @@ from d2lmini.plots import style
 from d2lmini.plots.style import Drawing, ImageLike, Values, class_color, to_array, to_pixels
 from d2lmini.plots.tags import RIM_WIDTH, Row, add_tags
 
-DASHES = (0, (2.0, 3.0))  # in line widths; the caps make the dashes one longer, the gaps shorter
+DASHES = (0, (2.0, 3.0))  # in line widths; caps make dashes one longer and close the rim around them
 Frame = tuple[float, float, float, float]  # left, top, width and height of an image in its axes
 Column = Values | None
-Names = Sequence[str] | None
-
-
-def box_rows(
-    frame: Frame,
-    boxes: Values,
-    labels: Column = None,
-    scores: Column = None,
-    classes: Names = None,
-    colors: str | Sequence[str] | None = None,
-    dashed: bool = False,
-    linewidth: float = 1.5,
-) -> list[Row]:
-    """What is to be drawn of boxes (G, 4): no padding (label below 0), nothing not finite."""
-    corners = to_array(boxes)
-    corners = corners.reshape(0, 4) if corners.size == 0 else corners
-    count = len(corners)
-    if corners.ndim != 2 or corners.shape[1] != 4:
-        raise ValueError(f"boxes are {corners.shape}: pass (G, 4), those of one image")
-    if colors is not None and not isinstance(colors, str) and len(colors) != count:
-        raise ValueError(f"{len(colors)} colors for {count} boxes: pass one, or one for each")
-    ids, values = _column(labels, "labels", count), _column(scores, "scores", count)
-    rows = []
-    for i, box in enumerate(corners * (frame[2:] * 2) + frame[:2] * 2):
-        label = int(ids[i] or 0)
-        if label < 0 or not np.isfinite(box).all():
-            continue
-        color = colors if isinstance(colors, str) else colors[i] if colors else class_color(label)
-        name = class_name(label, classes) if classes and ids[i] is not None else ""
-        score = "" if values[i] is None else f"{values[i]:.2f}"
-        rows.append(Row(box, color, f"{name} {score}".strip(), dashed, linewidth))
-    return rows
-
-
-def _column(values: Column, name: str, count: int) -> NDArray[Any]:
-    """Labels or scores (count,) of boxes; of None where none are given."""
-    column = np.full(count, None) if values is None else to_array(values)
-    if column.shape != (count,):
-        raise ValueError(f"{name} is {column.shape} for {count} boxes: pass one for each box")
-    return column
-
-
-def class_name(label: int, classes: Sequence[str]) -> str:
-    """The name of a class, on one line. Raises ValueError for a label without a name."""
-    if label >= len(classes):
-        raise ValueError(f"label {label} has no name, there are {len(classes)} classes: pass all their names")
-    return " ".join(str(classes[label]).split())
-
-
-def object_rows(
-    frame: Frame, found: Detections | None, boxes: Column, labels: Column, classes: Names, width: float = 1.5
-) -> list[Row]:
-    """Detections, the best last, and on top of them ground truth, then white and thinner."""
-    if found is None:
-        return [] if boxes is None else box_rows(frame, boxes, labels, None, classes, None, True, width)
-    rows = box_rows(frame, found.boxes, found.labels, found.scores, classes, linewidth=width)[::-1]
-    if boxes is not None:
-        names = classes if classes and len(classes) > 1 else None  # one class needs no name twice
-        rows += box_rows(frame, boxes, labels, None, names, style.TRUTH, True, width - 0.5)
-    return rows
-
-
-def draw_rows(ax: Axes, rows: Sequence[Row], frame: Frame) -> None:
-    """One rectangle for each row, with a dark rim, cut off at the frame."""
-    window = Rectangle(frame[:2], *frame[2:], transform=ax.transData)
-    for row in rows:
-        (x0, y0, x1, y1), width = row.corners, row.linewidth
-        edge = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=row.color, linewidth=width)
-        edge.set(linestyle=DASHES if row.dashed else "-", zorder=3, joinstyle="miter")
-        edge.set_path_effects([withStroke(linewidth=width + RIM_WIDTH, foreground=style.RIM)])
-        edge.set_capstyle("projecting")  # so that the rim closes the ends of a dash too
-        ax.add_patch(edge)
-        edge.set_clip_path(window)
-
-
-def show_image(image: ImageLike, ax: Axes) -> Frame:
-    """Fill axes with an image, one data unit per pixel, from edge to edge; returns where it lies."""
-    pixels = to_pixels(image)
-    height, width = pixels.shape[:2]
-    ax.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", origin="upper")
-    ax.set(xlim=(0, width), ylim=(height, 0))
-    ax.set_axis_off()
-    return 0, 0, width, height
-
-
-def draw_image(
-    image: ImageLike,
-    *,
-    detections: Detections | None = None,
-    boxes: Column = None,
-    labels: Column = None,
-    classes: Sequence[str] = (),
-    width: int = 720,
-) -> Drawing:
-    """One image with its detections (solid), its ground truth (dashed), or both.
-
-    `image` is a uint8 tensor (3, H, W), a uint8 array (H, W, 3) or a Pillow image; `detections` those of
-    this image, all of which are drawn (thin them out with `at_least`); `boxes` (G, 4) with `labels` (G,)
-    the ground truth, which has its class's color where it stands alone and is white beside detections.
-    Padding (a label below 0) and boxes that are not finite are left out. The figure is `width` pixels
-    wide, less if the image is very tall. Raises ValueError for another image, lengths that differ and a
-    label without a name.
-    """
-    pixels = to_pixels(image)
-    high, wide = pixels.shape[:2]
-    scale = min(width / wide, 1.5 * width / high)
-    both = boxes is not None and detections is not None
-    names = (("ground truth", style.TRUTH, True), ("detection", class_color(0), False)) if both else ()
-    lines = [_legend_line(*name) for name in names]
-    figure, ax = _sheet(max(1, round(wide * scale)), max(1, round(high * scale)), lines)
-    frame = show_image(pixels, ax)
-    rows = object_rows(frame, detections, boxes, labels, classes)
-    draw_rows(ax, rows, frame)
-    add_tags(ax, rows, below=both)
-    return figure
+Names = Sequence[str]
 
 
 class Boxes(NamedTuple):
-    """Boxes of one kind over an image: corners (B, 4), one color or one each, and how to draw them."""
+    """Boxes over an image: corners (B, 4), a color or one each (None: that of the class), and the line."""
 
     corners: Values
-    color: str | Sequence[str] = style.PALETTE[0]
+    color: str | Sequence[str] | None = style.PALETTE[0]
     dashed: bool = False
     linewidth: float = 1.5
 
@@ -159,6 +44,82 @@ class View(NamedTuple):
     image: ImageLike
     title: str = ""
     layers: Sequence[Boxes] = ()
+
+
+def box_rows(
+    frame: Frame, layer: Boxes, labels: Column = None, scores: Column = None, classes: Names = ()
+) -> list[Row]:
+    """What is to be drawn of a layer: no padding (label below 0), nothing not finite."""
+    corners, colors = to_array(layer.corners), layer.color
+    corners = corners.reshape(0, 4) if corners.size == 0 else corners
+    count = len(corners)
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"boxes are {corners.shape}: pass (G, 4), those of one image")
+    if colors is not None and not isinstance(colors, str) and len(colors) != count:
+        raise ValueError(f"{len(colors)} colors for {count} boxes: pass one, or one for each")
+    ids, values = (np.full(count, None) if v is None else to_array(v) for v in (labels, scores))
+    for name, column in (("labels", ids), ("scores", values)):
+        if column.shape != (count,):
+            raise ValueError(f"{name} is {column.shape} for {count} boxes: pass one for each box")
+    rows = []
+    for i, box in enumerate(corners * (frame[2:] * 2) + frame[:2] * 2):
+        label = int(ids[i] or 0)
+        if label < 0 or not np.isfinite(box).all():
+            continue
+        color = colors if isinstance(colors, str) else colors[i] if colors else class_color(label)
+        name = class_name(label, classes) if classes and ids[i] is not None else ""
+        score = "" if values[i] is None else f"{values[i]:.2f}"
+        rows.append(Row(box, color, f"{name} {score}".strip(), layer.dashed, layer.linewidth))
+    return rows
+
+
+def class_name(label: int, classes: Names) -> str:
+    """The name of a class, on one line. Raises ValueError for a label without a name."""
+    if label >= len(classes):
+        raise ValueError(f"label {label} has no name, there are {len(classes)} classes: pass all their names")
+    return " ".join(str(classes[label]).split())
+
+
+def draw_rows(ax: Axes, rows: Sequence[Row], frame: Frame) -> None:
+    """One rectangle for each row, with a dark rim, cut off at the frame."""
+    window = Rectangle(frame[:2], *frame[2:], transform=ax.transData)
+    for row in rows:
+        (x0, y0, x1, y1), width = row.corners, row.linewidth
+        edge = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=row.color, linewidth=width)
+        edge.set(linestyle=DASHES if row.dashed else "-", zorder=3, joinstyle="miter", capstyle="projecting")
+        edge.set_path_effects([withStroke(linewidth=width + RIM_WIDTH, foreground=style.RIM)])
+        ax.add_patch(edge)
+        edge.set_clip_path(window)
+
+
+def show_image(image: ImageLike, ax: Axes) -> Frame:
+    """Fill axes with an image, one data unit per pixel, from edge to edge; returns where it lies."""
+    pixels = to_pixels(image)
+    height, width = pixels.shape[:2]
+    ax.imshow(pixels, extent=(0, width, height, 0), interpolation="antialiased", origin="upper")
+    ax.set_axis_off()
+    return 0, 0, width, height
+
+
+def draw_image(
+    image: ImageLike, *, boxes: Values = (), labels: Column = None, classes: Names = (), width: int = 720
+) -> Drawing:
+    """One image with its ground truth: `boxes` (G, 4) dashed, in the colors of their `labels` (G,).
+
+    `image` is a uint8 tensor (3, H, W), a uint8 array (H, W, 3) or a Pillow image. Padding (a label below 0)
+    and boxes that are not finite are left out. The figure is `width` pixels wide, less if the image is very
+    tall. Raises ValueError for another image, lengths that differ and a label without a name.
+    """
+    pixels = to_pixels(image)
+    high, wide = pixels.shape[:2]
+    scale = min(width / wide, 1.5 * width / high)
+    figure = style.new_figure(max(1, round(wide * scale)), max(1, round(high * scale)))
+    ax = figure.add_axes((0, 0, 1, 1))
+    frame = show_image(pixels, ax)
+    rows = box_rows(frame, Boxes(boxes, None, dashed=True), labels, None, classes)
+    draw_rows(ax, rows, frame)
+    add_tags(ax, rows)
+    return figure
 
 
 def plot_views(views: Sequence[View], *, columns: int = 3, cell: int = 320) -> Drawing:
@@ -172,15 +133,15 @@ def plot_views(views: Sequence[View], *, columns: int = 3, cell: int = 320) -> D
     for ax, view in zip(axes, views, strict=True):
         frame = show_image(view.image, ax)
         ax.set_title(view.title, fontsize=9, color=style.INK, loc="left")
-        for corners, color, *line in view.layers:
-            draw_rows(ax, box_rows(frame, corners, None, None, None, color, *line), frame)
+        for layer in view.layers:
+            draw_rows(ax, box_rows(frame, layer), frame)
     figure.tight_layout(pad=0.4, w_pad=0.8, h_pad=0.8)
     return figure
 
 
 def contact_sheet(
     samples: Sequence[Sample],
-    classes: Sequence[str],
+    classes: Names,
     *,
     columns: int = 8,
     detections: Sequence[Detections] | None = None,
@@ -188,9 +149,9 @@ def contact_sheet(
 ) -> Drawing:
     """Many images in a grid with their boxes: ground truth dashed, `detections` (one a sample) solid.
 
-    Images of any size are fitted into cells of `cell` pixels. Ground truth has its class's color, or,
-    beside detections, is white; a legend names the colors. Padding rows (label -1) are not drawn. Raises
-    ValueError without samples, for a count of detections that differs, or an option out of range.
+    Images are fitted into cells of `cell` pixels. Ground truth has its class's color, or, beside detections,
+    is white; a legend names the colors. Raises ValueError as `draw_image` does, without samples, for a count
+    of detections that differs, and for an option out of range.
     """
     samples = list(samples)  # a data set draws an image anew each time it is asked
     if not samples:
@@ -201,11 +162,15 @@ def contact_sheet(
         raise ValueError(f"columns is {columns} and cell {cell}: pass at least 1 and 16")
     images = [to_pixels(s.image, f"image of sample {i}") for i, s in enumerate(samples)]
     pixels, frames = _grid(images, columns, cell)
-    figure, ax = _sheet(*pixels.size, _class_legend(samples, detections, classes))
+    labels = {label for part in (*samples, *(detections or ())) for label in part.labels.tolist()}
+    figure, ax = _sheet(*pixels.size, labels, classes, detections is None)
     show_image(pixels, ax)
+    color, width = (None, 1.0) if detections is None else (style.TRUTH, 0.5)
     for i, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
-        found = detections[i] if detections is not None else None
-        draw_rows(ax, object_rows(frame, found, sample.boxes, sample.labels, None, 1.0), frame)
+        if detections is not None:
+            found = box_rows(frame, Boxes(detections[i].boxes, None, linewidth=1.0), detections[i].labels)
+            draw_rows(ax, found[::-1], frame)  # the best on top
+        draw_rows(ax, box_rows(frame, Boxes(sample.boxes, color, True, width), sample.labels), frame)
     return figure
 
 
@@ -227,34 +192,21 @@ def _grid(images: Sequence[NDArray[np.uint8]], columns: int, cell: int) -> tuple
     return sheet, frames
 
 
-def _class_legend(
-    samples: Sequence[Sample], detections: Sequence[Detections] | None, classes: Sequence[str]
-) -> list[Line2D]:
-    """Names of the classes that occur, if there are several, and of ground truth beside detections."""
-    alone = detections is None
-    labels = {label for part in (*samples, *(detections or ())) for label in part.labels.tolist()}
+def _sheet(width: int, height: int, labels: set[int], classes: Names, alone: bool) -> tuple[Drawing, Axes]:
+    """A figure with axes of so many pixels, and a legend of several classes or ground truth under them."""
     present = sorted(label for label in labels if label >= 0)
-    lines = [_legend_line(class_name(label, classes), class_color(label), alone) for label in present]
-    if alone:
-        return lines if len(classes) > 1 else []
-    return [*lines, _legend_line("ground truth", style.TRUTH, True)]
-
-
-def _legend_line(name: str, color: str, dashed: bool) -> Line2D:
-    line = Line2D([], [], color=color, linewidth=2, label=name, linestyle=DASHES if dashed else "-")
-    line.set(dash_capstyle="projecting", path_effects=[withStroke(linewidth=3, foreground=style.RIM)])
-    return line
-
-
-def _sheet(width: int, height: int, lines: Sequence[Line2D]) -> tuple[Drawing, Axes]:
-    """A figure with axes of so many pixels, and a legend under them if there are lines for it."""
-    if not lines:
+    entries = [
+        (class_name(label, classes), class_color(label), DASHES if alone else "-") for label in present
+    ]
+    entries += [] if alone else [("ground truth", style.TRUTH, DASHES)]
+    if not entries or (alone and len(classes) == 1):
         figure = style.new_figure(width, height)
         return figure, figure.add_axes((0, 0, 1, 1))
-    wide, columns = max(width, 300), len(lines)
-    sizes = [11 * len(line.get_label()) + 75 for line in lines]  # pixels, roughly
-    if sum(sizes) > wide - 20:  # rows of even length
-        columns = math.ceil(columns / math.ceil(columns / max(1, (wide - 20) // max(sizes))))
+    rim = [withStroke(linewidth=3, foreground=style.RIM)]
+    look = {"linewidth": 2, "dash_capstyle": "projecting", "path_effects": rim}
+    lines = [Line2D([], [], label=name, color=color, ls=dash, **look) for name, color, dash in entries]
+    wide, longest = max(width, 300), max(len(name) for name, *_ in entries)
+    columns = min(len(lines), max(1, (wide - 20) // (11 * longest + 75)))  # pixels of an entry, roughly
     foot = 30 * math.ceil(len(lines) / columns) + 14
     total = height + foot
     figure = style.new_figure(wide, total)

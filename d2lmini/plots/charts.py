@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from numpy.typing import NDArray
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.inspect.coverage import AnchorReport, Group
+from d2lmini.inspect.coverage import AnchorReport
 from d2lmini.plots import style
 from d2lmini.plots.style import CURVES, INK, LEGEND, Drawing, Values, style_axes, to_array
 
@@ -21,78 +20,51 @@ from d2lmini.plots.style import CURVES, INK, LEGEND, Drawing, Values, style_axes
 def plot_history(rows: Sequence[Mapping[str, Any]]) -> Drawing:
     """Learning curves: the losses on the left, average precision on the right, by epoch.
 
-    `rows` has one mapping for each epoch with the keys epoch (from 1), loss, cls_loss and box_loss,
-    and where it was validated ap and ap50. A value may be missing, None or NaN. Losses that span
-    more than a factor of 20 are on a log scale. Raises ValueError without rows.
+    `rows` has a mapping for each epoch with the keys epoch (from 1), loss, cls_loss, box_loss, ap and ap50;
+    values may be missing, None or NaN. Losses that span more than a factor of 20 are on a log scale. Raises
+    ValueError without rows.
     """
     if not len(rows):
         raise ValueError("the history is empty: train at least one epoch before you draw it")
-    figure = style.new_figure(1152, 470)
-    left, right = (figure.add_axes((x, 0.135, 0.315, 0.75)) for x in (0.055, 0.55))
-    style_axes(left, "Training loss", "epoch")
-    style_axes(right, "Average precision, validation", "epoch")
-    losses = {"total": "loss", "class": "cls_loss", "box": "box_loss"}
-    lines = {name: _series(rows, key) for name, key in losses.items()}
-    _scale_losses(left, np.concatenate(list(lines.values()))[:, 1])
-    _plot_lines(left, lines, (INK, *CURVES))
-    right.set_ylim(0, 1.02)
-    _plot_lines(right, {"AP50": _series(rows, "ap50"), "COCO AP": _series(rows, "ap")}, CURVES)
+    figure, axes = style.axes_grid(2, 2, 576, 470)
+    panels = {
+        "Training loss": {"total": "loss", "class": "cls_loss", "box": "box_loss"},
+        "Average precision, validation": {"AP50": "ap50", "COCO AP": "ap"},
+    }
     epochs = [row.get("epoch", i) for i, row in enumerate(rows, start=1)]
-    for ax in (left, right):
+    for ax, (title, keys), colors in zip(axes, panels.items(), ((INK, *CURVES), CURVES), strict=True):
+        style_axes(ax, title, "epoch")
+        for (name, key), color in zip(keys.items(), colors, strict=False):
+            column = [(epoch, row.get(key)) for epoch, row in zip(epochs, rows, strict=True)]
+            if points := [(x, float(y)) for x, y in column if y is not None and math.isfinite(y)]:
+                label = f"{name} {points[-1][1]:#.3g}".rstrip(".")  # with the last value
+                marks = {"marker": "o", "markersize": 3.5, "markevery": 1 if len(points) <= 12 else [-1]}
+                ax.plot(*zip(*points, strict=True), color=color, ls="-", lw=1.6, label=label, **marks)
+        if ax.lines:
+            ax.legend(fontsize=9, **LEGEND)
+        else:
+            ax.text(0.5, 0.5, "no values yet", transform=ax.transAxes, ha="center", color=style.FAINT)
         ax.set_xlim(min(epochs) - 0.3, max(epochs) + 0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7, min_n_ticks=1))
+    low, high = axes[0].dataLim.intervaly if axes[0].lines else (0.0, 1.0)
+    if 0 < 20 * low < high:
+        axes[0].set_yscale("log")
+        style.log_ticks(axes[0].yaxis, (1, 2, 5) if high / low < 1000 else (1,))
+    else:
+        axes[0].set_ylim(min(0.0, low * 1.08), (high if high > 0 else 1.0) * 1.08)
+    axes[1].set_ylim(0, 1.02)
+    figure.tight_layout(pad=1.2, w_pad=2.5)
     return figure
 
 
-def _series(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[Any]:
-    """(epoch, value) points (P, 2) of a column, without what is missing, None, NaN or infinite."""
-    points = [(row.get("epoch", i), row.get(key)) for i, row in enumerate(rows, start=1)]
-    points = [point for point in points if point[1] is not None and math.isfinite(point[1])]
-    return np.array(points, dtype=np.float64).reshape(-1, 2)
-
-
-def _scale_losses(ax: Axes, values: NDArray[Any]) -> None:
-    """Limits for losses (P,), on a log scale if they span much."""
-    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
-    if 0 < 20 * low < high:
-        ax.set(yscale="log", ylim=(low / 1.3, high * 1.3))
-        style.log_ticks(ax.yaxis, (1, 2, 5) if high / low < 1000 else (1,))
-    else:
-        ax.set_ylim(min(0.0, low * 1.08), (high if high > 0 else 1.0) * 1.08)
-
-
-def _plot_lines(ax: Axes, lines: Mapping[str, NDArray[Any]], colors: Sequence[str]) -> None:
-    """Curves (P, 2), names and last values at their ends; the axes' limits stand already."""
-    ends = []
-    for (name, points), color in zip(lines.items(), colors, strict=False):
-        if len(points):
-            marks = {"marker": "o", "markersize": 3.5, "markevery": 1 if len(points) <= 12 else [-1]}
-            ax.plot(*points.T, color=color, linewidth=1.6, linestyle="-", label=name, clip_on=False, **marks)
-            height = ax.transAxes.inverted().transform(ax.transData.transform(points[-1]))[1]
-            ends.append((height, f"{name} {points[-1, 1]:#.3g}".rstrip("."), color))
-    if not ends:
-        ax.text(0.5, 0.5, "no values yet", transform=ax.transAxes, ha="center", color=style.FAINT)
-    ends.sort(key=lambda end: end[0])
-    steps = 0.065 * np.arange(len(ends))  # names keep this distance, and below the top where there is room
-    places = np.maximum.accumulate([max(height, 0.0) for height, *_ in ends] - steps) + steps
-    for (_, caption, color), place in zip(ends, np.minimum(places, 1 - steps[::-1]), strict=True):
-        ax.text(1.03, place, caption, transform=ax.transAxes, color=color, fontsize=9, va="center")
-
-
 def plot_precision_recall(
-    recall: Values,
-    precision: Values,
-    *,
-    ap: float | None = None,
-    label: str | None = None,
-    ax: Axes | None = None,
+    recall: Values, precision: Values, *, ap: float | None = None, label: str = "", ax: Axes | None = None
 ) -> Figure:
     """Precision over recall, from the surest detection to the least sure; returns the figure.
 
-    Shapes: recall (M,), rising, and precision (M,), both in 0..1. The thin line is what was measured, the
-    thick one its envelope: the best precision at no less recall, whose area is the all-point AP. `ap` and
-    `label` are written into the legend. With `ax` the curve goes there, in the next color. M = 0 or recall
-    that is NaN (nothing to find) draws no curve. Raises ValueError when lengths differ.
+    Shapes: recall (M,), rising, and precision (M,), in 0..1; none, or NaN, draws no curve. The thin line is
+    measured, the thick one its envelope: the best precision at no less recall, whose area is the all-point
+    AP. `ap` and `label` go into the legend, the curve into `ax`. Raises ValueError when lengths differ.
     """
     x, y = (to_array(values).astype(np.float64) for values in (recall, precision))
     if x.ndim != 1 or x.shape != y.shape:
@@ -102,14 +74,14 @@ def plot_precision_recall(
     ax.set(xlim=(0, 1), ylim=(0, 1.02))
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
-    color = CURVES[sum(line.get_gid() == "envelope" for line in ax.lines) % len(CURVES)]
+    color = CURVES[len(ax.lines) // 2 % len(CURVES)]  # each curve is two lines
     ax.plot(x, y, color=color, linewidth=0.8, alpha=0.6, linestyle="-")
     best = np.maximum.accumulate(y[::-1])[::-1]
     if len(x):  # before the first point the best of all holds, after the last nothing
         x, best = np.concatenate([[0.0], x, x[-1:]]), np.concatenate([best[:1], best, [0.0]])
-    (line,) = ax.plot(x, best, drawstyle="steps-pre", color=color, linewidth=1.8, linestyle="-")
-    name = "  ".join(word for word in (label, None if ap is None else f"AP {ap:.3f}") if word)
-    line.set(gid="envelope", label=name or "_", clip_on=False)
+    name = "  ".join(word for word in (label, "" if ap is None else f"AP {ap:.3f}") if word)
+    look = {"drawstyle": "steps-pre", "linewidth": 1.8, "linestyle": "-", "clip_on": False}
+    ax.plot(x, best, color=color, label=name or "_", **look)
     if name:
         for text in ax.legend(loc="lower left", fontsize=9, **LEGEND).get_texts():
             text.set_parse_math(False)
@@ -128,9 +100,8 @@ def plot_panels(
 ) -> Drawing:
     """Curves over one x (M,) in panels side by side: {title: {name: y (M,)}}; names in a legend each.
 
-    `columns` panels stand in a row (None: all of them); one is what stays legible on a phone. `ylims` are
-    (low, high) of each panel, None where the data decides. Raises ValueError without panels, for a curve
-    of another length and for a wrong number of `ylims`.
+    `columns` panels stand in a row (None: all); `ylims` are (low, high) of each, None where the data decides.
+    Raises ValueError without panels, for a curve of another length and for a wrong number of `ylims`.
     """
     if not panels:
         raise ValueError("there are no panels to draw: pass at least one")
@@ -145,11 +116,9 @@ def plot_panels(
             if y.shape != across.shape:
                 raise ValueError(f"{name!r} is {y.shape} over x {across.shape}: pass one value for each x")
             ax.plot(across, y, color=color, linewidth=1.6, label=name)
+        ax.set(xscale="log" if logx else "linear", yscale="log" if logy else "linear")
         if logx:
-            ax.set_xscale("log")
             ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        if logy:
-            ax.set_yscale("log")
         if ylim is not None:
             ax.set_ylim(*ylim)
         ax.margins(x=0.01)
@@ -162,8 +131,8 @@ def plot_panels(
 def plot_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, baseline: str | None = None) -> Drawing:
     """Repeated measurements, a row for each name: {title: {name: values}}, panels side by side.
 
-    Each value is a dot, their mean a bar across; a dashed line goes down from the mean of `baseline`. Rows
-    stand in the order of the first panel that has them. Raises ValueError without panels or values.
+    Each value is a dot, their mean a bar; a dashed line marks the mean of `baseline`. Raises ValueError
+    without panels or values.
     """
     names = list(dict.fromkeys(name for rows in panels.values() for name in rows))
     if not names or any(len(values) == 0 for rows in panels.values() for values in rows.values()):
@@ -189,23 +158,34 @@ def plot_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, baseline: 
 def plot_coverage(report: AnchorReport, spec: AnchorSpec | None = None) -> Drawing:
     """How anchors fit a data set's objects: each object by side and shape, and the shares by group.
 
-    In the large panel a mark is an object, in pixels of the network's image, in another color where no
-    anchor fits; with `spec` crosses are the shapes of its anchors. Bars give the share fitted of each
-    group that has objects, and how many those are. Raises ValueError without objects.
+    In the large panel a mark is an object, in pixels of the network's image; with `spec` crosses are the
+    shapes of its anchors. Bars give the share fitted of each group and its number of objects. Raises
+    ValueError without objects.
     """
     if not len(report.best):
         raise ValueError("the report has no objects: there is nothing to draw")
     figure = style.new_figure(1152, 520)
     _plot_objects(figure.add_axes((0.07, 0.13, 0.42, 0.74)), report, spec)
     for top, title, groups in ((0.59, "by side", report.by_side()), (0.13, "by shape", report.by_ratio())):
-        _plot_shares(figure.add_axes((0.68, top, 0.25, 0.3)), title, [g for g in groups if g.objects])
+        ax = figure.add_axes((0.68, top, 0.25, 0.3))
+        style_axes(ax, f"Share fitted, {title}")
+        groups = [group for group in groups if group.objects][::-1]  # the first on top
+        rows = range(len(groups))
+        ax.barh(rows, [group.recall for group in groups], color=CURVES[0], height=0.62)
+        ax.barh(rows, 1, color=style.MAT, height=0.62, zorder=0)
+        ax.set(xlim=(0, 1), ylim=(-0.6, len(groups) - 0.4), yticks=rows)
+        ax.set_yticklabels([group.name for group in groups])
+        ax.xaxis.set_major_formatter(PercentFormatter(1))
+        words = {"fontsize": 8, "va": "center", "transform": ax.get_yaxis_transform(), "color": INK}
+        for row, group in enumerate(groups):
+            ax.text(1.03, row, f"{group.objects:,}", **words)
+        ax.text(1.03, 1.06, "objects", transform=ax.transAxes, fontsize=8, color=style.FAINT)
     return figure
 
 
 def _plot_objects(ax: Axes, report: AnchorReport, spec: AnchorSpec | None) -> None:
     """Objects by side and ratio, both on log scales, the unfitted ones on top, and the anchors' shapes."""
-    style_axes(ax, "", "side, pixels (root of the area)", "width : height")
-    ax.set_title("Objects and anchors", loc="left", fontsize=10, fontweight="bold", color=INK, pad=26)
+    style_axes(ax, "Objects and anchors", "side, pixels (root of the area)", "width : height", pad=26)
     side, ratio = (v.cpu().numpy().clip(1e-2, 1e4) for v in (report.side, report.ratio))
     fitted = report.fitted.cpu().numpy()
     for mask, name, color in ((fitted, "fitted", CURVES[0]), (~fitted, "fitted by no anchor", CURVES[1])):
@@ -221,18 +201,3 @@ def _plot_objects(ax: Axes, report: AnchorReport, spec: AnchorSpec | None) -> No
     style.log_ticks(ax.yaxis)
     place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.99), "borderpad": 0}
     ax.legend(ncols=3, handletextpad=0.1, columnspacing=1, fontsize=8, **place, **LEGEND)
-
-
-def _plot_shares(ax: Axes, title: str, groups: Sequence[Group]) -> None:
-    """A bar for each group, the share of its objects that an anchor fits, and how many they are."""
-    style_axes(ax, f"Share fitted, {title}")
-    rows = np.arange(len(groups))[::-1]
-    ax.barh(rows, [group.recall for group in groups], color=CURVES[0], height=0.62)
-    ax.barh(rows, 1, color=style.MAT, height=0.62, zorder=0)
-    ax.set(xlim=(0, 1), ylim=(-0.6, len(groups) - 0.4))
-    ax.set_yticks(rows, [group.name for group in groups])
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    words = {"fontsize": 8, "transform": ax.get_yaxis_transform()}
-    for row, group in zip(rows, groups, strict=True):
-        ax.text(1.03, row, f"{group.objects:,}", va="center", color=INK, **words)
-    ax.text(1.03, 1.06, "objects", transform=ax.transAxes, fontsize=8, color=style.FAINT)

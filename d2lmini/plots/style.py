@@ -1,7 +1,6 @@
-"""The look of every drawing: colors, figures and axes, and images as pixels.
+"""The look of every drawing, in the colors of Okabe and Ito, which the color-blind can tell apart.
 
-The colors are those of Okabe and Ito, which the color-blind can tell apart. Only matplotlib's object
-interface is used: no pyplot, no global state, no display.
+Only matplotlib's object interface is used: no pyplot, no global state, no display.
 """
 
 from __future__ import annotations
@@ -34,18 +33,6 @@ DPI = 144  # two pixels to a typographic point
 LEGEND = {"frameon": False, "labelcolor": INK}
 
 
-class Drawing(Figure):
-    """A figure that a notebook shows when a cell ends with it, whether or not pyplot is in use."""
-
-    def _repr_png_(self) -> bytes:
-        return png(self)
-
-
-def new_figure(width: float, height: float) -> Drawing:
-    """An empty figure of so many pixels."""
-    return Drawing(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER, edgecolor=PAPER)
-
-
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file that depends on nothing but the drawing."""
     buffer = io.BytesIO()
@@ -54,26 +41,33 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+class Drawing(Figure):
+    """A figure that a notebook shows when a cell ends with it, whether or not pyplot is in use."""
+
+    _repr_png_ = png
+
+
+def new_figure(width: float, height: float) -> Drawing:
+    """An empty figure of so many pixels."""
+    return Drawing(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER, edgecolor=PAPER)
+
+
 def axes_grid(count: int, columns: int, width: int, height: int) -> tuple[Drawing, list[Axes]]:
     """A figure of `count` axes in rows of `columns`, with so many pixels for each."""
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     figure = new_figure(columns * width, rows * height)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for spare in axes[count:]:
-        spare.set_axis_off()
-    return figure, list(axes[:count])
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
-def style_axes(ax: Axes, title: str, xlabel: str = "", ylabel: str = "") -> None:
+def style_axes(ax: Axes, title: str, xlabel: str = "", ylabel: str = "", pad: float = 10) -> None:
     """Give a diagram its look, whatever matplotlib's settings are."""
-    ax.set_facecolor(PAPER)
-    ax.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=10)
+    ax.set(facecolor=PAPER, axisbelow=True)
+    ax.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK, pad=pad)
     ax.set_xlabel(xlabel, fontsize=9, color=INK)
     ax.set_ylabel(ylabel, fontsize=9, color=INK)
     ax.tick_params(which="both", labelsize=8, colors=FAINT, labelcolor=INK, length=3, width=0.6)
     ax.grid(True, color="#E2E2E2", linewidth=0.6, linestyle="-")
-    ax.set_axisbelow(True)
     for side, spine in ax.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=FAINT, linewidth=0.6)
 
@@ -86,11 +80,7 @@ def log_ticks(axis: Axis, steps: tuple[int, ...] = (1, 2, 5)) -> None:
 
 
 def class_color(label: int) -> str:
-    """The color of a class id, as "#rrggbb": seven hues, then their tints, then their shades.
-
-    >>> class_color(0), class_color(7)
-    ('#56b4e9', '#abdaf4')
-    """
+    """The color of a class id, as "#rrggbb": seven hues, then their tints, then their shades."""
     mix, share = ((PAPER, 0.0), (PAPER, 0.5), (RIM, 0.45))[label // len(PALETTE) % 3]
     pure, other = np.array(to_rgb(PALETTE[label % len(PALETTE)])), np.array(to_rgb(mix))
     return to_hex((1 - share) * pure + share * other)
@@ -113,12 +103,10 @@ def to_pixels(image: ImageLike, name: str = "image") -> NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.asarray(image_to_rgb(image))
     array = to_array(image)
-    shape = array.shape
-    if isinstance(image, Tensor) and image.ndim == 3:
-        array = np.moveaxis(array, 0, -1)  # (H, W, 3)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
+    pixels = np.moveaxis(array, 0, -1) if isinstance(image, Tensor) and array.ndim == 3 else array
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         raise ValueError(
-            f"the {name} is {array.dtype} of shape {shape}: pass a uint8 tensor (3, H, W), "
+            f"the {name} is {array.dtype} of shape {array.shape}: pass a uint8 tensor (3, H, W), "
             "a uint8 array (H, W, 3) or a Pillow image"
         )
-    return array
+    return pixels

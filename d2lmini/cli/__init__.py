@@ -6,7 +6,6 @@ Results go to standard output and files, progress to standard error. Exit codes:
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -15,15 +14,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from PIL import Image
 
-from d2lmini import checkpoint, errors, inspect, losses, plots, train, transfer
+from d2lmini import checkpoint, errors, inspect, plots, train, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
+from d2lmini.cli.options import make_parser
 from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images, open_data, sources
-from d2lmini.detect import SOFT_NMS, DetectConfig, Detections, detect
+from d2lmini.detect import DetectConfig, Detections, detect
 from d2lmini.engine import devices, distributed, state
 from d2lmini.engine.validation import Validation, predict_batched, validate
 from d2lmini.interop import export, timm
@@ -36,66 +36,58 @@ SHOWN, CONFIDENT = 40, 0.4  # images on a contact sheet, and the least score of 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = make_parser().parse_args(arguments)
+    options = make_parser(COMMANDS).parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", files.DataWarning)  # `_open` says it, and all of it
             options.run(options)
-    except distributed.RefusedByMain:
+        return 0
+    except distributed.RefusedByMain:  # the main process says it
         return 2
-    except (ValueError, OSError) as error:  # of one rank, which has to say it
-        return _complain(error, 2)
-    except distributed.RankLost as error:
-        return _complain(error, 1)
-    except state.TrainingDiverged as error:
-        return _complain(error, 1, distributed.is_main_process())
-    except state.Interrupted as error:
-        return _complain(error, 130, distributed.is_main_process())
-    except KeyboardInterrupt:
-        return _complain("stopped", 130)
-    return 0
-
-
-def _complain(what: object, code: int, aloud: bool = True) -> int:
-    if aloud:
-        print(f"d2lmini: {' '.join(str(what).split())}", file=sys.stderr)
-    return code
+    except (state.TrainingDiverged, state.Interrupted) as error:  # of all ranks
+        _say(f"d2lmini: {error}")
+        return 130 if isinstance(error, state.Interrupted) else 1
+    except (ValueError, OSError, distributed.RankLost, KeyboardInterrupt) as error:  # of this one
+        print(f"d2lmini: {' '.join(str(error).split()) or 'stopped'}", file=sys.stderr)
+        return {distributed.RankLost: 1, KeyboardInterrupt: 130}.get(type(error), 2)
 
 
 # ---- train ----
 
 
 def run_train(options: Namespace) -> None:
-    """Show the training images, train, then write learning curves, detections and scores.
+    """Train, then write learning curves, detections and scores.
 
     Started by torchrun, every rank does this; the first one prints, writes and draws.
     """
-    main_process, out = distributed.is_main_process(), Path(options.out)
-    options.quiet |= not main_process
-    recipe = transfer.recipe(options.data)
+    recipe, out = transfer.recipe(options.data), Path(options.out)
+    options.quiet |= not distributed.is_main_process()
     loss = replace(recipe.config.loss, **_chosen(LossConfig, options))
     config = replace(recipe.config, **_chosen(TrainConfig, options), loss=loss)
     counts = {"train": options.count or recipe.count, "val": options.validation_count}
     size = options.size or recipe.image_size
     training, validation = _open(options, counts, size=size, resize_mode=config.resize_mode)
-    if main_process and not (out / state.LAST).exists():
+    if distributed.is_main_process() and not (out / state.LAST).exists():
         out.mkdir(parents=True, exist_ok=True)
-        plots.save(plots.contact_sheet(_spread(training, SHOWN), training.classes), out / "data.png")
+        _save_sheet(training, SHOWN, out / "data.png")
+        _say(f"are the boxes right? {out / 'data.png'}")
     source, held_out = _sources(options, training, validation)
     source.split_record = training.split_record
     config, model = _configure(options, config, source, training.classes)
     device = devices.pick_device(distributed.local_device(config.device))
     precision = str(devices.pick_precision(config.precision, device)).removeprefix("torch.")
-    ranks = f"{distributed.launched_ranks()} × " if distributed.launched_ranks() > 1 else ""
-    _say(f"training on {ranks}{device.type} in {precision}: {config.epochs} epochs, Ctrl-C saves and stops")
+    ranks = distributed.launched_ranks().world_size
+    where = f"{ranks} × {device.type}" if ranks > 1 else device.type
+    amount = f"{len(source)} + {len(held_out)} images, {config.epochs} epochs"
+    _say(f"training on {where} in {precision}: {amount}; Ctrl-C saves and stops")
     run = {"model": model, "out": out, "resume": options.resume, "progress": not options.quiet}
     result = train.fit(source, held_out, training.classes, config, **run)
-    if main_process:
+    if distributed.is_main_process():
         _say(f"data loading: {source.loading_fraction:.1%} of the time")
         plots.save(plots.plot_history(result.history), out / "curves.png")
         _report_best(held_out, config, device, out)
         print(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
-        print(f"images: {', '.join(str(out / f'{n}.png') for n in ('data', 'curves', 'detections'))}")
+        print(f"images: {out / 'data.png'}, {out / 'curves.png'}, {out / 'detections.png'}")
 
 
 def _configure(
@@ -106,6 +98,8 @@ def _configure(
     if options.backbone:
         more = {"weights": options.backbone_weights, "image_size": source.image_size[0]}
         backbone = timm.timm_backbone(options.backbone, **more)
+    elif options.backbone_weights:
+        raise ValueError("--backbone-weights are those of a network of timm: name it with --backbone")
     elif not folder and options.start is None:
         return config, None
     fitted, model = transfer.configure_for_dataset(
@@ -157,7 +151,7 @@ def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelI
     shape: dict[str, Any] = {"size": model.image_size[0], "resize_mode": info.resize_mode}
     if options.skip_bad:
         shape["classes"] = info.classes
-    told = any((options.data_seed, options.val_fraction, options.train_list, options.val_list))
+    told = {options.data_seed, options.val_fraction, options.train_list, options.val_list} != {None}
     if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
         shape["split_record"] = info.split
     (dataset,) = _open(options, {options.split: options.count}, **shape)
@@ -171,10 +165,10 @@ def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelI
         dataset.classes = info.classes
     now = dataset.split_record
     if options.split in ("val", "test") and info.split and now and now["files"] != info.split["files"]:
+        how = "anew at random" if now["by"] == "seed" else "by its own folders or lists"
         _say(
-            f"{options.data} does not hold the training images of {options.model}, and is divided "
-            f"{'anew at random' if now['by'] == 'seed' else 'by its own folders or lists'}: images that the "
-            "model was trained on may be among them"
+            f"{options.data} does not hold the training images of {options.model}, and is divided {how}: "
+            "images that the model was trained on may be among them"
         )
     return dataset
 
@@ -209,14 +203,14 @@ def run_detect(options: Namespace) -> None:
             _write_json(out / f"{name}.json", record)
             what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
             print(f"{path}: {what or 'nothing found'} → {out / name}.png")
-    _tell_skipped(faults or [])
+    for fault in faults or ():
+        _say(f"skipped: {fault}")
 
 
 def _image_files(arguments: Sequence[str], out: Path) -> dict[str, Path]:
-    """Image files, and those in folders (or below, where a folder has none itself), by their results' name.
+    """Image files, and those in folders (or below, where a folder has none itself), by their results' names.
 
-    Images of one name in different folders get numbers. Raises ValueError when a result in `out` would replace
-    one of the images.
+    Images of one name get numbers. Raises ValueError when a result in `out` would replace an image.
     """
     found: dict[str, Path] = {}
     for argument in map(Path, arguments):
@@ -263,8 +257,7 @@ def run_data(options: Namespace) -> None:
     """Draw a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
     shape = {"size": options.size, "resize_mode": options.resize_mode}
     (dataset,) = _open(options, {options.split: options.count}, **shape)
-    samples = _spread(dataset, options.count)
-    plots.save(plots.contact_sheet(samples, dataset.classes), options.out)
+    samples = _save_sheet(dataset, options.count, options.out)
     labels = collate(samples).labels
     objects = ", ".join(f"{name} {int((labels == i).sum())}" for i, name in enumerate(dataset.classes))
     print(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
@@ -272,15 +265,20 @@ def run_data(options: Namespace) -> None:
         _report_anchors(options, dataset)
 
 
+def _save_sheet(dataset: Any, count: int, path: str | Path) -> list[Any]:
+    """Draw some samples from the first to the last, since folders are often sorted by class; returns them."""
+    chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round()
+    samples = [dataset[int(i)] for i in chosen]
+    plots.save(plots.contact_sheet(samples, dataset.classes), path)
+    return samples
+
+
 def _report_anchors(options: Namespace, dataset: Any) -> None:
     """How the anchors that `train` would take fit the objects, and how others would."""
     maps = [(h, w) for _, h, w in map_shapes(TinyBackbone(), (options.size, options.size))]
     objects, recipe = inspect.read_objects(dataset, progress=True), transfer.recipe(options.data)
-    specs = {
-        "suggested": suggest_anchors(objects.boxes[objects.labels >= 0], maps),
-        "D2L's (14.7)": TINY_SSD_ANCHORS,
-        "the recipe's": recipe.config.anchors,
-    }
+    suggested = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
+    specs = {"suggested": suggested, "D2L's (14.7)": TINY_SSD_ANCHORS, "the recipe's": recipe.config.anchors}
     reports = {
         name: inspect.anchor_report(make_anchors(maps, spec), *objects, image_size=options.size)
         for name, spec in specs.items()
@@ -292,7 +290,7 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
         print(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
     out = Path(options.out).with_stem(f"{Path(options.out).stem}-anchors")
     plots.save(plots.plot_coverage(reports[taken], specs[taken]), out)
-    print(f"suggested: {specs['suggested']}\nimage: {out}")
+    print(f"suggested: {suggested}\nimage: {out}")
 
 
 def run_export(options: Namespace) -> None:
@@ -307,8 +305,10 @@ def run_export(options: Namespace) -> None:
         written[folder / f"{name}.safetensors"] = "for Python"
         written[export.save_weights_script(folder, model, info, name)] = "for web pages"
     if options.page:
-        shape = {"size": model.image_size[0], "resize_mode": info.resize_mode}
-        samples = _spread(*_open(options, {"val": 4}, **shape), 4) if options.data else []
+        samples = []
+        if options.data:
+            dataset = _open_as_trained(options, model, info)
+            samples = [dataset[i] for i in range(min(options.count, len(dataset)))]
         export.save_page(options.page, model, info, samples)
         written[Path(options.page)] = "a page to open or to send"
     if options.onnx:
@@ -328,14 +328,15 @@ def _chosen(config: type, options: Namespace) -> dict[str, Any]:
 
 def _open(options: Namespace, counts: dict[str, int | None], **more: Any) -> list[Any]:
     """The data that was asked for, one set for each split and its count; says what they leave out."""
-    for name in ("classes", "val_fraction", "train_list", "val_list", "difficult", "skip_bad"):
-        if getattr(options, name, None):
-            more.setdefault(name, getattr(options, name))
-    more["seed"] = getattr(options, "data_seed", None) or 0
-    datasets = [open_data(options.data, split, count=count, **more) for split, count in counts.items()]
-    for note in dict.fromkeys(note for data in datasets for note in data.notes):
+    names = ("classes", "val_fraction", "train_list", "val_list", "difficult", "skip_bad")
+    given = {name: getattr(options, name, None) for name in names}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    given |= {"seed": options.data_seed or 0, **more}
+    datasets = [open_data(options.data, split, count=count, **given) for split, count in counts.items()]
+    notes = [note for data in datasets for note in getattr(data, "notes", ())]
+    notes += [f"skipped: {fault}" for data in datasets for fault in getattr(data, "skipped", ())]
+    for note in dict.fromkeys(notes):
         _say(note)
-    _tell_skipped(list(dict.fromkeys(fault for data in datasets for fault in data.skipped)))
     return datasets
 
 
@@ -349,21 +350,14 @@ def _sources(options: Namespace, *datasets: Any) -> list[sources.BatchSource]:
     return [sources.InMemorySource(batch) for batch in loaded]
 
 
-def _spread(dataset: Any, most: int) -> list[Any]:
-    """At most so many samples, from the first to the last: folders are often sorted by class."""
-    chosen = torch.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().int()
-    return [dataset[i] for i in chosen.tolist()]
-
-
-def _tell_skipped(faults: Sequence[str]) -> None:
-    for fault in faults:
-        _say(f"skipped: {' '.join(fault.split())}")
-
-
 def _write_json(path: Path, record: dict[str, Any]) -> None:
     checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def _say(text: str) -> None:
     if distributed.is_main_process():
-        print(text, file=sys.stderr, flush=True)
+        print(" ".join(text.split()), file=sys.stderr, flush=True)
+
+
+COMMANDS = {"train": run_train, "evaluate": run_evaluate, "detect": run_detect, "data": run_data}
+COMMANDS["export"] = run_export
