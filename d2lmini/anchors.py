@@ -21,7 +21,8 @@ class AnchorSpec:
     size with every other ratio (D2L 14.4.1). Raises ValueError naming scale and value when a list is
     empty, the two lists differ in length, or a value is not a finite number > 0.
 
-    >>> AnchorSpec(sizes=((0.2, 0.3), (0.6,)), ratios=((1, 2, 0.5), (1,))).num_anchors_per_location
+    >>> spec = AnchorSpec(sizes=((0.2, 0.3), (0.6,)), ratios=((1, 2, 0.5), (1,)))
+    >>> spec.num_anchors_per_location
     (4, 1)
     """
 

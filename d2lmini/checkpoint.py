@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.model import TinyBackbone, TinySSD, fuse_conv_bn
+from d2lmini.model import NORMS, TinyBackbone, TinySSD, fuse_conv_bn
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
 FORMAT = 1  # raised when a reader of today could no longer read the file
@@ -115,7 +115,7 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "notes": info.notes,
         "resize_mode": info.resize_mode,
         "split": info.split,
-        "folded": not any(isinstance(module, nn.BatchNorm2d) for module in model.backbone.modules()),
+        "folded": not any(isinstance(module, NORMS) for module in model.backbone.modules()),
     }
 
 

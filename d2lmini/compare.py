@@ -52,7 +52,8 @@ def compare(
 ) -> Comparison:
     """Check the arguments of `evaluate`, copy them to the host, and measure their IoU."""
     _check_shapes(detections, boxes, labels)
-    sides, images = np.asarray(image_size, dtype=np.float64), len(labels)
+    sides = image_size.cpu() if isinstance(image_size, Tensor) else image_size
+    sides, images = np.asarray(sides, dtype=np.float64), len(labels)
     if sides.shape not in ((), (2,), (images, 2)) or not ((sides > 0) & (sides < math.inf)).all():
         raise ValueError(
             "image_size must be one side, (height, width), or an (N, 2) tensor of these, in pixels and "

@@ -1,15 +1,8 @@
 """Detection: from the network's predictions for every anchor to a short list of boxes.
 
-    candidates ──► decode ──► suppression
-    (scores above   (boxes of   (non-maximum suppression, hard or soft,
-     a threshold)    these)      within each image and class)
-
-Scores below the threshold go first: suppression would give the same result with them, at a hundred times
-the cost. Candidates of all images lie in flat lists, each with the index of its image.
-
-Greedy NMS is exact without walking down the list one box at a time. Whether a box survives depends on
-better ones only, so "it survives if no better survivor overlaps it" has one solution, and applying this rule
-to all boxes at once until nothing changes finds it in a few rounds (`greedy_nms`).
+Candidates (pairs of anchor and class whose score reaches a threshold) are found, decoded, and suppressed
+within each image and class. The others go first: suppression would give the same result with them, at a
+hundred times the cost. Candidates of all images lie in flat lists, each with the index of its image.
 """
 
 from __future__ import annotations
@@ -112,9 +105,6 @@ def _best(boxes: Tensor, scores: Tensor, labels: Tensor, config: DetectConfig) -
     return Detections(boxes[order], scores[order], labels[order])
 
 
-# ---- candidates ----
-
-
 def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Image, anchor, class and score (M,) of the pairs that are worth decoding, by image and falling score.
 
@@ -161,9 +151,6 @@ def foreground_scores(logits: Tensor) -> Tensor:
     if logits.shape[-1] == 2:  # the softmax of two is a sigmoid, and that is four times faster
         return (logits[..., 1:] - logits[..., :1]).sigmoid()
     return logits.softmax(-1)[..., 1:]
-
-
-# ---- suppression ----
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tensor | None = None) -> Tensor:
@@ -234,7 +221,8 @@ def group_lists(groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 def greedy_nms(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
     """Which boxes greedy NMS keeps (L, W), of lists (L, W, 4) by falling score, real where `valid` (L, W).
 
-    A box is kept if no better kept box overlaps it: applied to all boxes until nothing changes.
+    A box is kept if no better kept box overlaps it. That depends on better boxes only, so it has one
+    solution, and applying it to all boxes at once until nothing changes finds it in a few rounds.
     """
     # removes[l, i, j] is 1 where box i, if it is kept, removes the worse box j
     removes = (box_iou(boxes, boxes) > iou_threshold).float().triu(1)  # (L, W, W)

@@ -93,10 +93,9 @@ def error_kinds(
     - `both`: on an object of another class, by `background_iou` or more only;
     - `background`: on nothing.
 
-    Raises ValueError as `evaluate` does, and unless 0 < background_iou < iou_threshold <= 1.
-
-    Source: Hoiem et al. 2012, section 2; Bolya et al. 2020 (TIDE), section 2.2, whose "missed" leaves out
-    objects that another error explains.
+    Raises ValueError as `evaluate` does, and unless 0 < background_iou < iou_threshold <= 1. Source: Hoiem et
+    al. 2012, section 2; Bolya et al. 2020 (TIDE), section 2.2, whose "missed" leaves out objects that another
+    error explains.
     """
     if not 0 < background_iou < iou_threshold <= 1:
         raise ValueError(

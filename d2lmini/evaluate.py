@@ -153,12 +153,9 @@ def evaluate(
     what is small: one side, (height, width), or an (N, 2) tensor of (height, width).
 
     The COCO numbers are those of pycocotools' `COCOeval` for boxes, an object's area being that of its
-    box. The VOC numbers follow the devkit's own matching and use all detections.
-
-    Raises ValueError where numbers of images or shapes differ, or a box, score or label is not legal (NaN,
-    infinite, reversed, unknown class); the message names the image by its index.
-
-    Source: Lin et al. 2014 (COCO) and its evaluation code; Everingham et al. 2010, section 4.2 (VOC).
+    box. The VOC numbers follow the devkit's own matching and use all detections. Raises ValueError where
+    numbers of images or shapes differ, or a box, score or label is not legal (NaN, infinite, reversed,
+    unknown class), naming the image. Source: Lin et al. 2014 (COCO); Everingham et al. 2010, section 4.2.
 
     >>> import torch
     >>> from d2lmini.detect import Detections

@@ -15,7 +15,7 @@ from d2lmini.matching import Targets
 
 
 class Losses(NamedTuple):
-    """Class and box loss, scalars, already weighted: their sum is what is minimised."""
+    """Class and box loss, scalars, already weighted: their sum is what is minimized."""
 
     cls: Tensor
     box: Tensor

@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
 
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # pixels in [0, 1] to about zero mean and unit variance
 
 
@@ -204,7 +205,7 @@ def fuse_conv_bn(model: TinySSD) -> TinySSD:
     fused = copy.deepcopy(model).eval()
     for block in [module for module in fused.backbone.modules() if isinstance(module, nn.Sequential)]:
         for i, (conv, norm) in enumerate(pairwise(list(block))):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, NORMS):
                 dtype = conv.weight.dtype
                 block[i] = fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype)
                 block[i + 1] = nn.Identity()

@@ -1,10 +1,8 @@
 """Training: `TrainConfig` says what to do, `train_step` is one update, `fit` makes a run of them.
 
-One step, top to bottom: anchors are matched with the objects of the batch, one forward pass, two losses, one
-backward pass, one update. `fit` surrounds it with what a run needs and `engine/` provides: batches that are
-on the device when they are needed, precision, several devices, recorded steps, validation, and checkpoints
-from which an interrupted run goes on exactly as if it had not been. Every random choice is derived from
-(seed, epoch, step).
+`fit` surrounds the step with what `engine/` provides: batches that are on the device when they are needed,
+precision, several devices, recorded steps, validation, and checkpoints from which an interrupted run goes on
+exactly as if it had not been. Every random choice is derived from (seed, epoch, step).
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -33,14 +32,13 @@ from d2lmini.engine import devices, distributed, graphs, state
 from d2lmini.engine.distributed import Ranks
 from d2lmini.engine.network import Network, set_lr
 from d2lmini.engine.prefetch import DevicePrefetcher
-from d2lmini.engine.state import Interrupted, StopRequest, TrainState
+from d2lmini.engine.state import TrainState
 from d2lmini.engine.validation import score_columns, validate
 from d2lmini.losses import LossConfig, Losses, ssd_loss
 from d2lmini.matching import match
 from d2lmini.model import TinySSD, init_class_bias
 
-OPTIMIZERS = ("sgd", "adamw")
-SCHEDULES = ("one_cycle", "constant")
+OPTIMIZERS, SCHEDULES = ("sgd", "adamw"), ("one_cycle", "constant")
 LOG_INTERVAL = 50  # steps between two readings of the loss on a GPU, each of which synchronizes
 
 
@@ -94,10 +92,10 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "eval_every", "patience"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        for name in ("epochs", "batch_size", "eval_every", "patience", "seed"):
+            value, least = getattr(self, name), int(name != "seed")
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
         for name in ("lr", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -171,8 +169,6 @@ def one_cycle(step: int, steps: int, peak: float, warmup: float = 0.15) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(1, steps - rise)))
 
 
-# ---- a whole run ----
-
 Images = Batch | Dataset[Sample] | BatchSource  # annotated images, in memory or as they are read
 
 
@@ -199,11 +195,10 @@ def fit(
     """Train a detector on annotated images and score it on others after every epoch.
 
     `train` and `validation` are whole data sets, in memory (`data.load`) or left on disk (`data.sources`),
-    with the same result. `model` starts from a network of your own instead of a new TinySSD. With `out`, that
-    folder receives last.safetensors and best.safetensors (by COCO AP) and history.json after every epoch;
-    `resume` continues what is there, bit for bit on one CPU, and starts anew where nothing is. Raises
-    ValueError for data or options that do not fit, TrainingDiverged when the loss is no longer finite, and
-    Interrupted after saving when the user pressed Ctrl-C.
+    with the same result. `model`, a network of your own, is trained in place. The folder `out` receives
+    last.safetensors, best.safetensors and history.json after every epoch; `resume` continues what is there,
+    bit for bit on one CPU, and starts anew where nothing is. Raises ValueError for data or options that do
+    not fit, TrainingDiverged when the loss is not finite, and Interrupted, after saving, for Ctrl-C.
 
     Started by torchrun, every process calls this with the same data and options; `batch_size` is the sum
     over all ranks. Rank 0 writes and shows. Raises RankLost when another rank is gone.
@@ -231,8 +226,8 @@ def fit(
         folder, progress = (folder, progress) if ranks.is_main else (None, False)
         while run.state.epoch < config.epochs and not run.state.stalled(config.patience):
             row = _train_epoch(run, stop, progress)
-            if stop.asked:
-                raise _interrupted(run, folder)
+            if stop.agreed:
+                raise run.state.interrupted(folder, ranks, run.steps_per_epoch)
             distributed.broadcast_buffers(run.state.model, ranks)
             last = run.state.epoch + 1 == config.epochs
             if validation is not None and (last or (run.state.epoch + 1) % config.eval_every == 0):
@@ -250,7 +245,7 @@ def fit(
 
 
 class Run(NamedTuple):
-    """What a run works with: its options, its state, and the step as `engine/` has dressed it."""
+    """What a run works with: its options, its state, and a step that augments, computes and updates."""
 
     config: TrainConfig
     state: TrainState
@@ -277,6 +272,8 @@ def start_run(
                 f"{what} has {number} images for {ranks.world_size} ranks: start fewer, or raise batch_size "
                 "(it is the sum over all ranks)"
             )
+    if model is not None and model.num_classes != len(classes):
+        raise ValueError(f"the model has {model.num_classes} classes, but {len(classes)} are named")
     if model is None:
         model = TinySSD(len(classes), train.image_size, config.anchors)
         if config.prior_prob is not None:
@@ -304,7 +301,7 @@ def start_run(
     return Run(config, run_state, network, prefetcher, step, ranks, max(1, count // config.batch_size))
 
 
-def _train_epoch(run: Run, stop: StopRequest, progress: bool) -> dict[str, Any]:
+def _train_epoch(run: Run, stop: SimpleNamespace, progress: bool) -> dict[str, Any]:
     """The steps of one epoch that are still to be done; returns its row of the history."""
     config, now, steps = run.config, run.state, run.steps_per_epoch
     now.model.train()
@@ -322,25 +319,15 @@ def _train_epoch(run: Run, stop: StopRequest, progress: bool) -> dict[str, Any]:
             loss = _sync_losses(run, stop)
             rate = now.step * config.batch_size / now.seconds
             bar.set_postfix_str(f"loss {loss:.3f}, {rate:.0f} images/s")
-            if stop.asked:
+            if stop.agreed:
                 break
     now.seconds = time.perf_counter() - start
-    return now.row(run.ranks, steps, config.batch_size)
+    return now.row(run.ranks, steps, min(config.batch_size, len(run.prefetcher.source)))
 
 
-def _sync_losses(run: Run, stop: StopRequest) -> float:
+def _sync_losses(run: Run, stop: SimpleNamespace) -> float:
     """The mean loss of the epoch so far; all ranks synchronize and stop at the same step."""
     totals = run.ranks.mean(run.state.totals)
-    stop.asked = run.ranks.any(stop.asked, totals.device)
+    stop.agreed = run.ranks.any(stop.asked, totals.device)
     run.state.check_finite(totals)
     return float(totals.sum()) / run.state.step
-
-
-def _interrupted(run: Run, folder: Path | None) -> Interrupted:
-    """Save where the run is, and say so."""
-    run.state.totals = run.ranks.mean(run.state.totals)
-    if folder is not None:
-        run.state.save(folder)
-    where = f"epoch {run.state.epoch + 1}, step {run.state.step} of {run.steps_per_epoch}"
-    saved = f"saved to {folder}; add --resume to go on" if folder else "nothing was saved (no folder)"
-    return Interrupted(f"stopped on request in {where}: {saved}")

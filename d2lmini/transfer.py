@@ -1,9 +1,7 @@
 """What to train a kind of data with: recipes for the generated sets, and a detector for images of your own.
 
-A few hundred photographs are not a generated set: there are no more of them, so each has to be seen often;
-nobody knows beforehand how large the objects are; and training a backbone from nothing takes most of the
-time. So the epochs follow from the number of images, the anchors from the boxes, and the backbone starts from
-the detector that comes with the package. Each of the three can be turned off.
+Of a folder the epochs follow from the number of images, the anchors from the boxes, and the backbone starts
+from the detector that comes with the package. Each of the three can be turned off.
 """
 
 from __future__ import annotations
@@ -63,18 +61,8 @@ def recipe(data: str = "bananas") -> Recipe:
     return RECIPES.get(data, FOLDER_RECIPE)
 
 
-# ---- images of your own ----
-
 SCORES = 20  # how often a run is scored
-EPOCHS, IMAGES = 100, 160  # for so many images so many epochs
-MIN_EPOCHS, MAX_EPOCHS = 20, 150
-
-
-class Configured(NamedTuple):
-    """A configuration with everything decided, and the network to begin with."""
-
-    config: TrainConfig
-    model: TinySSD
+EPOCHS, MIN_EPOCHS, MAX_EPOCHS, IMAGES = 100, 20, 150, 160  # so many epochs for so many images
 
 
 def epochs_for(images: int) -> int:
@@ -98,7 +86,7 @@ def configure_for_dataset(
     backbone: nn.Module | None = None,
     suggest: bool = True,
     scale_epochs: bool = True,
-) -> Configured:
+) -> tuple[TrainConfig, TinySSD]:
     """Fit a configuration to a training set: its epochs and how often to score, its anchors, a network.
 
     `objects` has the training set's boxes (N, G, 4) and labels (N, G), `size` is a side or (height, width) in
@@ -126,4 +114,4 @@ def configure_for_dataset(
     if scale_epochs:
         epochs = epochs_for(count)
         config = replace(config, epochs=epochs, eval_every=max(1, round(epochs / SCORES)))
-    return Configured(replace(config, batch_size=max(1, min(config.batch_size, count))), model)
+    return replace(config, batch_size=max(1, min(config.batch_size, count))), model

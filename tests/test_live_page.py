@@ -11,7 +11,6 @@ import io
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from d2lmini import box_iou, detect, evaluate, live, pretrained, save_model, wid
 from d2lmini.cli import main
 from d2lmini.data import Synthetic
 from d2lmini.data.images import RESIZE_MODES, to_tensor
+from d2lmini.detect import Detections
 from d2lmini.errors import error_breakdown
 from d2lmini.interop import export
 from tests.test_export import ODD, odd_detector
@@ -256,7 +256,7 @@ def test_true_boxes_of_a_sample_give_pythons_scores(tab, samples):
     settle(tab)
     numbers = tab.locator(".report td").all_text_contents()
     rows = torch.tensor(found(tab))
-    mine = SimpleNamespace(boxes=rows[:, :4].float(), scores=rows[:, 4].float(), labels=rows[:, 5].long())
+    mine = Detections(boxes=rows[:, :4].float(), scores=rows[:, 4].float(), labels=rows[:, 5].long())
     truth = samples[0].boxes[None], samples[0].labels[None]
     errors = error_breakdown([mine], *truth, score_threshold=0.0)
     counts = [errors.correct, errors.false_positives, errors.missed]
@@ -266,7 +266,7 @@ def test_true_boxes_of_a_sample_give_pythons_scores(tab, samples):
     assert f"the best box of their class: {listed}." in tab.locator(".report p").text_content()
     move(tab, "score at least", 0.01)  # from here on AP counts
     rows = torch.tensor(found(tab))
-    every = SimpleNamespace(boxes=rows[:, :4].float(), scores=rows[:, 4].float(), labels=rows[:, 5].long())
+    every = Detections(boxes=rows[:, :4].float(), scores=rows[:, 4].float(), labels=rows[:, 5].long())
     metrics = evaluate([every], *truth, classes=6)
     assert numbers[5:] == [f"{metrics.ap50:.2f}", f"{metrics.ap:.2f}"]
 

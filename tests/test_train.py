@@ -20,6 +20,8 @@ from d2lmini.data.sources import LoaderSource
 from d2lmini.engine import state
 from d2lmini.engine.distributed import Ranks
 from d2lmini.engine.state import Interrupted, TrainingDiverged
+from d2lmini.engine.validation import validate
+from d2lmini.model import fuse_conv_bn
 from d2lmini.train import TrainConfig, fit
 
 CLASSES = ("light", "dark")
@@ -550,3 +552,54 @@ def test_weight_decay_spares_biases_and_normalization():
 def test_it_learns_on_a_gpu():
     result = run(config(epochs=25, device="cuda", precision="auto"))
     assert result.history[-1]["ap50"] > 0.5
+
+
+def test_a_model_of_other_classes_is_refused():
+    with pytest.raises(ValueError, match="the model has 2 classes, but 3 are named"):
+        fit(squares(8), None, (*CLASSES, "grey"), config(), model=small_model(), progress=False)
+
+
+def test_patience_counts_scores_that_are_no_better():
+    history = [{"epoch": i, "ap": 0.0} for i in range(1, 4)]
+    now = state.TrainState(small_model(), None, None, {}, {}, history=history)
+    assert not now.stalled(None)
+    assert not now.stalled(3)
+    assert now.stalled(2)
+
+
+def test_how_often_a_run_is_scored_and_when_it_gives_up_may_change(tmp_path):
+    run(config(epochs=1), out=tmp_path)
+    again = run(config(epochs=1, eval_every=2, patience=3), out=tmp_path, resume=True)
+    assert [row["epoch"] for row in again.history] == [1]
+
+
+def test_the_optimizers_state_comes_back_in_the_weights_memory_layout(tmp_path):
+    cfg = config(epochs=1, optimizer="adamw")
+    run(cfg, out=tmp_path)
+    start = train.start_run(train.as_source(squares(40)), CLASSES, cfg, small_model(), torch.device("cpu"))
+    start.state.open_folder(tmp_path, True, cfg.record(), Ranks())
+    weights_of = [p for group in start.state.optimizer.param_groups for p in group["params"]]
+    for weight in weights_of:
+        assert start.state.optimizer.state[weight]["exp_avg"].stride() == weight.stride()
+    assert any(weight.stride() != weight.contiguous().stride() for weight in weights_of)
+
+
+@pytest.mark.parametrize("seed", [-1])
+def test_a_seed_below_0_is_named(seed):
+    with pytest.raises(ValueError, match="seed is -1: it must be at least 0"):
+        config(seed=seed)
+
+
+def test_nothing_to_score_is_said():
+    with pytest.raises(ValueError, match="no images to score"):
+        validate(small_model(), squares(0), CLASSES)
+
+
+def test_synchronized_batch_norm_is_saved_and_fused_as_batch_norm(tmp_path):
+    """What a run with `sync_batch_norm` leaves in the model is no nn.BatchNorm2d."""
+    model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(small_model())
+    checkpoint.save_model(tmp_path / "m.safetensors", model, checkpoint.ModelInfo(CLASSES))
+    again, _ = checkpoint.load_model(tmp_path / "m.safetensors")
+    assert torch.equal(weights(again), weights(model))
+    images = squares(2).images
+    torch.testing.assert_close(fuse_conv_bn(model)(images).logits, again(images).logits, rtol=1e-4, atol=1e-4)

@@ -36,18 +36,18 @@ def test_fewer_images_are_seen_more_often_but_less_in_all():
 def test_anchors_are_those_of_the_boxes(bananas):
     made = configure_for_dataset(CONFIG, bananas, 64, CLASSES)
     maps = [(8, 8), (4, 4), (2, 2), (1, 1), (1, 1)]
-    assert made.config.anchors == suggest_anchors(bananas.boxes[bananas.labels >= 0], maps)
-    assert made.model.anchor_spec == made.config.anchors
-    assert made.model.image_size == (64, 64)
+    assert made[0].anchors == suggest_anchors(bananas.boxes[bananas.labels >= 0], maps)
+    assert made[1].anchor_spec == made[0].anchors
+    assert made[1].image_size == (64, 64)
     kept = configure_for_dataset(CONFIG, bananas, 64, CLASSES, suggest=False, scale_epochs=False)
-    assert kept.config == CONFIG
+    assert kept[0] == CONFIG
 
 
 def test_the_backbone_starts_from_the_shipped_detector_and_the_heads_do_not(bananas):
     shipped = checkpoint.pretrained()[0].backbone.state_dict()
-    model = configure_for_dataset(CONFIG, bananas, 64, CLASSES).model
+    model = configure_for_dataset(CONFIG, bananas, 64, CLASSES)[1]
     assert all(torch.equal(t, shipped[name]) for name, t in model.backbone.state_dict().items())
-    fresh = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none").model
+    fresh = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none")[1]
     assert not torch.equal(fresh.backbone.base[0][0][0].weight, shipped["base.0.0.0.weight"])
     assert model.num_classes == 1
 
@@ -56,12 +56,12 @@ def test_same_seed_same_network_and_the_callers_stream_is_left_alone(bananas):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    first = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none").model.state_dict()
+    first = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none")[1].state_dict()
     assert torch.equal(torch.rand(3), expected)
-    again = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none").model.state_dict()
+    again = configure_for_dataset(CONFIG, bananas, 64, CLASSES, start="none")[1].state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = dataclasses.replace(CONFIG, seed=1)
-    third = configure_for_dataset(other, bananas, 64, CLASSES, start="none").model.state_dict()
+    third = configure_for_dataset(other, bananas, 64, CLASSES, start="none")[1].state_dict()
     assert not all(torch.equal(first[name], third[name]) for name in first)
 
 
@@ -69,19 +69,19 @@ def test_a_backbone_of_ones_own_is_not_touched(bananas):
     own = Pyramid(TinyBackbone(channels=(4, 8), extra=1), maps=4, width=8)
     before = {name: t.clone() for name, t in own.state_dict().items()}
     made = configure_for_dataset(CONFIG, bananas, 64, CLASSES, backbone=own)
-    assert made.model.backbone is own
+    assert made[1].backbone is own
     assert all(torch.equal(t, before[name]) for name, t in own.state_dict().items())
-    assert len(made.config.anchors.sizes) == 4
+    assert len(made[0].anchors.sizes) == 4
 
 
 def test_a_new_network_believes_in_objects_as_the_configuration_says(bananas):
     config = dataclasses.replace(CONFIG, prior_prob=0.05)
-    heads = configure_for_dataset(config, bananas, 64, CLASSES).model.class_heads
+    heads = configure_for_dataset(config, bananas, 64, CLASSES)[1].class_heads
     for head in heads:
         probability = head.bias.view(-1, 2).softmax(-1)[:, 1]
         torch.testing.assert_close(probability, torch.full_like(probability, 0.05))
     config = dataclasses.replace(CONFIG, prior_prob=None)
-    heads = configure_for_dataset(config, bananas, 64, CLASSES).model.class_heads
+    heads = configure_for_dataset(config, bananas, 64, CLASSES)[1].class_heads
     assert all(head.bias.unique().numel() > 2 for head in heads)  # as torch makes them
 
 
@@ -97,11 +97,11 @@ def test_what_makes_no_sense_is_refused(bananas):
 
 def test_a_configured_run_trains_and_resumes(bananas, tmp_path):
     made = configure_for_dataset(CONFIG, bananas, 64, CLASSES, scale_epochs=False)
-    one = train.fit(bananas, bananas, CLASSES, made.config, model=made.model, out=tmp_path, progress=False)
+    one = train.fit(bananas, bananas, CLASSES, made[0], model=made[1], out=tmp_path, progress=False)
     assert [row["epoch"] for row in one.history] == [1, 2, 3]
     made = configure_for_dataset(CONFIG, bananas, 64, CLASSES, scale_epochs=False)
-    options = {"model": made.model, "out": tmp_path, "resume": True, "progress": False}
-    again = train.fit(bananas, bananas, CLASSES, made.config, **options)
+    options = {"model": made[1], "out": tmp_path, "resume": True, "progress": False}
+    again = train.fit(bananas, bananas, CLASSES, made[0], **options)
     assert again.history == one.history
     one, again = one.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(one[name], again[name]) for name in one)

@@ -52,9 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {distributed.RankLost: 1, KeyboardInterrupt: 130}.get(type(error), 2)
 
 
-# ---- train ----
-
-
 def run_train(options: Namespace) -> None:
     """Train, then write learning curves, detections and scores.
 
@@ -127,9 +124,6 @@ def _report_best(source: sources.BatchSource, config: TrainConfig, device: torch
     print(report(result))
 
 
-# ---- evaluate ----
-
-
 def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
     model, info = checkpoint.load_model(options.model, devices.pick_device(options.device))
@@ -182,9 +176,6 @@ def report(result: Validation) -> str:
         f"box MAE {anchors.box_mae:.2e} (always background: {anchors.background_box_mae:.2e})\n"
         f"positive anchors classified correctly: {anchors.positive_recall:.1%}"
     )
-
-
-# ---- detect ----
 
 
 def run_detect(options: Namespace) -> None:
@@ -250,9 +241,6 @@ def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> l
     ]
 
 
-# ---- data and export ----
-
-
 def run_data(options: Namespace) -> None:
     """Draw a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
     shape = {"size": options.size, "resize_mode": options.resize_mode}
@@ -316,9 +304,6 @@ def run_export(options: Namespace) -> None:
         written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
     for path, what in written.items():
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
-
-
-# ---- helpers ----
 
 
 def _chosen(config: type, options: Namespace) -> dict[str, Any]:

@@ -106,7 +106,7 @@ FLAGS |= {"--class-agnostic": ("class_aware", False)}  # fields, and what these 
 
 def _count(text: str) -> int:
     """A whole number from 1, for argparse."""
-    if int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text} is not a whole number from 1")
     return int(text)
 
@@ -126,7 +126,9 @@ def make_parser(commands: Mapping[str, Callable]) -> ArgumentParser:
     parsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for column, (name, run) in enumerate(commands.items()):
         about, usage = run.__doc__.partition("\n")[0], f"d2lmini {name} {USAGE.get(name, '')}[options]"
-        group = command = parsers.add_parser(name, usage=usage, help=about, description=about)
+        group = command = parsers.add_parser(
+            name, prog=f"d2lmini {name}", usage=usage, help=about, description=about
+        )
         command.formatter_class = lambda prog: HelpFormatter(prog, max_help_position=30)
         command.set_defaults(run=run)
         for line in OPTIONS.strip("\n").splitlines():

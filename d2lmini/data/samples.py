@@ -30,7 +30,7 @@ class GroundTruth(NamedTuple):
     labels: Tensor
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> GroundTruth:
-        """The same ground truth on another device."""
+        """The same on another device."""
         return GroundTruth(*(t.to(device, non_blocking=non_blocking) for t in self))
 
 

@@ -239,10 +239,6 @@ class Synthetic(Dataset[Sample]):
 
     Raises ValueError for an unknown preset or split, a size outside 64..1024, or a negative count or seed,
     and IndexError for an index outside the set (negative ones too).
-
-    >>> data = Synthetic("scenes", count=2, size=64)
-    >>> data[0].image.shape, data[0].boxes.shape[1]
-    (torch.Size([3, 64, 64]), 4)
     """
 
     split_record = None  # no folder was divided (see `folders.open_folder`)

@@ -1,4 +1,4 @@
-"""The machine underneath: device, precision, memory and determinism, and a network that uses them."""
+"""The machine underneath: device, precision, memory and determinism."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # numbers of glibc's malloc.h
 
@@ -29,7 +28,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if present[d]))
     kind = name.split(":")[0]
     if kind not in present:
-        raise ValueError(f"device is {name!r}: choose from {DEVICES}")
+        raise ValueError(f"device is {name!r}: choose from auto, {', '.join(present)}")
     if not present[kind]:
         raise ValueError(f"device {name!r} was asked for, but this machine has none: use auto or cpu")
     return torch.device(name)
@@ -74,20 +73,19 @@ def disable_malloc_trim() -> bool:
 def deterministic(wanted: bool = True) -> Iterator[None]:
     """Within, equal work on one device gives equal bits; an operator that cannot do so raises.
 
-    On a CPU that is so anyway, for one number of threads. On a GPU it takes slower algorithms of some
-    operators and no search for the fastest convolution; where it is not wanted, convolutions of fixed
-    shapes are searched. What no setting makes equal: two kinds of device, two versions of torch, another
-    number of threads or ranks. They add the same numbers in another order, and round differently.
+    On a CPU that is so anyway, for one number of threads. On a GPU it takes slower algorithms, and no search
+    for the fastest convolution. Other devices, versions, threads or ranks add in another order, and differ.
     """
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
-    torch.use_deterministic_algorithms(wanted or before[0])
+    torch.use_deterministic_algorithms(wanted or before[0], warn_only=not wanted and warn_only)
     torch.backends.cudnn.benchmark = not (wanted or before[0])
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
+        torch.use_deterministic_algorithms(before[0], warn_only=warn_only)
         torch.backends.cudnn.benchmark = before[1]
 
 

@@ -1,11 +1,8 @@
 """Several processes that train one model: who does which part, and how they share what they know.
 
-`torchrun --nproc-per-node=2 -m d2lmini train …` starts a process (a *rank*) for each device and tells each
-its number in the environment; `process_group` reads it there. Each rank takes every n-th image of a batch.
-The loss is divided by the number of positives of all ranks, so that the gradients are those of the whole
-batch on one device. Rank 0 writes and decides; the others follow.
-
-A process that nobody started this way is the only rank, and everything here then returns at once.
+`torchrun --nproc-per-node=2 -m d2lmini train …` starts a process (a *rank*) for each device. Each takes every
+n-th image of a batch; the loss is divided by the number of positives of all ranks, so that the gradients are
+those of the whole batch. Rank 0 writes and decides. Without torchrun everything here returns at once.
 """
 
 from __future__ import annotations
@@ -93,6 +90,14 @@ class Ranks:
         values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_shares(self, part: list[Any]) -> list[Any]:
+        """The lists of all ranks as one, in the order that `share` took apart."""
+        parts = self.gather_objects(part)
+        whole = [None] * sum(map(len, parts))
+        for rank, one in enumerate(parts):
+            whole[rank :: self.world_size] = one
+        return whole
 
 
 def launched_ranks() -> Ranks:
@@ -187,9 +192,9 @@ def data_parallel(model: nn.Module, ranks: Ranks, device: torch.device, sync_bat
     """
     if ranks.world_size == 1:
         return model
+    if sync_batch_norm and device.type == "cpu":
+        raise ValueError("sync_batch_norm needs GPUs: leave it out, or train in one process")
     if sync_batch_norm:
-        if device.type == "cpu":
-            raise ValueError("sync_batch_norm needs GPUs: leave it out, or train on one CPU process")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     devices = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(
@@ -200,7 +205,7 @@ def data_parallel(model: nn.Module, ranks: Ranks, device: torch.device, sync_bat
 def broadcast_buffers(model: nn.Module, ranks: Ranks) -> None:
     """Give rank 0's buffers (running statistics) to all; parameters are the same on all anyway.
 
-    Once an epoch, before the model is used: within an epoch nothing depends on them.
+    Once an epoch: within it nothing depends on them.
     """
     if ranks.world_size > 1:
         for buffer in model.buffers():

@@ -1,9 +1,8 @@
 """A whole training step recorded as a CUDA graph, with a way back where that cannot be done.
 
-A small network on a fast card waits for Python: a training step is some hundred kernels of a few
-microseconds, and launching one from Python takes as long as running it. A CUDA graph records the launches
-of a whole step (forward, targets, losses, backward, update) and repeats them in one call. What it asks
-for: the same shapes every time, the same places in memory, and no synchronization on the way.
+A training step is some hundred kernels of a few microseconds, and launching one from Python takes as long
+as running it. A CUDA graph records the launches of a whole step and repeats them in one call. It needs the
+same shapes every time, the same places in memory, and no synchronization on the way.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from d2lmini.data.samples import Batch
 from d2lmini.engine.distributed import Ranks
 
 WARM_UP = 3  # steps before recording: libraries choose their algorithms, the optimizer makes its state
-Step = Callable[..., Tensor]
-Replay = Callable[[], object]
 
 
 class CUDAGraphStep:
@@ -31,10 +28,10 @@ class CUDAGraphStep:
     call. A call with other shapes runs unrecorded, and so do all when recording fails, after one warning.
     """
 
-    def __init__(self, step: Step, warm_up: int = WARM_UP) -> None:
+    def __init__(self, step: Callable[..., Tensor], warm_up: int = WARM_UP) -> None:
         self.step, self.warm_up = step, warm_up
         self.inputs: tuple[Tensor, ...] = ()
-        self.replay: Replay | None = None
+        self.replay: Callable[[], object] | None = None
         self.output: Tensor | None = None
         self.given_up = False
 
@@ -64,7 +61,7 @@ class CUDAGraphStep:
         return not self.given_up
 
 
-def record(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+def record(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
     """Record what a step launches, without running it: how to run it, and where its result will be."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -72,7 +69,7 @@ def record(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
     return graph.replay, output
 
 
-def run_on_side_stream(step: Step, *inputs: Tensor) -> Tensor:
+def run_on_side_stream(step: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Run a step on a stream of its own, as recording will: nothing may be tied to the usual one."""
     if not inputs[0].is_cuda:
         return step(*inputs)

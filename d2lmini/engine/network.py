@@ -50,21 +50,13 @@ class Network(nn.Module):
                 try:
                     return self.compiled(images)
                 except Exception as error:
-                    if not _of_the_compiler(error):
-                        raise
-                    self._give_up_compiling(error)
+                    if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton")):
+                        raise  # not the compiler's: the network would raise it anyway
+                    why = (str(error).strip().splitlines() or [""])[0]
+                    why = f"torch.compile failed ({type(error).__name__}: {why})"
+                    warnings.warn(f"{why}: going on without it", stacklevel=3)
+                    self.compiled = None
             return self.called(images)
-
-    def _give_up_compiling(self, error: Exception) -> None:
-        text = str(error).strip().splitlines()
-        why = f"{type(error).__name__}: {text[0] if text else ''}"
-        warnings.warn(f"torch.compile failed ({why}): going on without it", stacklevel=4)
-        self.compiled = None
-
-
-def _of_the_compiler(error: Exception) -> bool:
-    """Whether an error is the compiler's own, and not one that the network would raise anyway."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor", "triton"))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,8 +1,7 @@
 """Batches on their way to the device: `data.sources` says where they come from, this where they go.
 
-A data set of uint8 images that fits into a GPU's memory moves there once, and a batch is then chosen on
-the GPU. A larger one stays in the host's memory: while the GPU works on one batch, the next is gathered
-into page-locked memory and sent. On a CPU there is nothing to send.
+A data set that fits into a GPU's memory moves there once, and a batch is then chosen on the GPU. Otherwise,
+while the GPU works on one batch, the next is gathered into page-locked memory and sent.
 """
 
 from __future__ import annotations
@@ -119,10 +118,8 @@ def generator(*key: int) -> torch.Generator:
 
 def fits(images: Batch, device: torch.device, room: int | None = None) -> bool:
     """Whether a data set can live on a device; on a CPU it already does, so there is no need."""
-    if device.type == "cpu":
+    if device.type == "cpu" or (room is None and device.type != "cuda"):
         return False
     if room is None:
-        if device.type != "cuda":
-            return False
         room = int(ROOM * torch.cuda.mem_get_info(device)[0])
     return sum(t.numel() * t.element_size() for t in images) <= room

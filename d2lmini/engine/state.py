@@ -13,6 +13,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -31,6 +32,7 @@ LAST, BEST, HISTORY, LOCK = "last.safetensors", "best.safetensors", "history.jso
 SAMPLED = 64  # images that stand for a data set in its fingerprint
 # Options that say where and how fast a run goes, and not what it learns.
 FREE = {"device", "disable_malloc_trim", "channels_last", "compile", "graph", "deterministic"}
+FREE |= {"eval_every", "patience"}
 
 
 class TrainingDiverged(RuntimeError):
@@ -45,9 +47,8 @@ class Interrupted(RuntimeError):
 class TrainState:
     """A run: the network and the optimizer, where the run is, and its options.
 
-    `epoch` epochs and `step` steps of the present one are done, which took `seconds` so far and whose class
-    and box losses (2,) sum to `totals`. `config` and `data` are JSON-able records of the options and of the
-    training set (`fingerprint`); `history` has a row for each epoch.
+    `epoch` epochs and `step` steps of the next are done, which took `seconds` so far and whose class and box
+    losses (2,) sum to `totals`. `config` and `data` (`fingerprint`) are JSON-able records.
     """
 
     model: TinySSD
@@ -68,11 +69,11 @@ class TrainState:
         return max(scored, key=lambda row: (row["ap"], row["epoch"]))["epoch"] if scored else None
 
     def stalled(self, patience: int | None) -> bool:
-        """Whether the last `patience` scores were all below an earlier one."""
-        if patience is None or self.best_epoch is None:
-            return False
-        scored = [row["epoch"] for row in self.history if row.get("ap") is not None]
-        return sum(epoch > self.best_epoch for epoch in scored) >= patience
+        """Whether the last `patience` scores were no better than an earlier one."""
+        scores = [row["ap"] for row in self.history if row.get("ap") is not None]
+        return (
+            patience is not None and bool(scores) and len(scores) - 1 - scores.index(max(scores)) >= patience
+        )
 
     def check_finite(self, totals: Tensor) -> None:
         """Raise TrainingDiverged if the losses of the epoch so far are not finite."""
@@ -103,7 +104,14 @@ class TrainState:
         self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
         self.totals = torch.zeros_like(self.totals)
 
-    # ---- files ----
+    def interrupted(self, out: Path | None, ranks: Ranks, steps: int) -> Interrupted:
+        """Save where the run is, if there is a folder; what to raise."""
+        self.totals = ranks.mean(self.totals)
+        if out is not None:
+            self.save(out)
+        saved = f"saved to {out}; add --resume to go on" if out else "nothing was saved (no folder)"
+        where = f"epoch {self.epoch + 1}, step {self.step} of {steps}"
+        return Interrupted(f"stopped on request in {where}: {saved}")
 
     def save(self, out: Path) -> None:
         """Write last.safetensors: weights, optimizer, position and history, in one atomic file."""
@@ -144,25 +152,23 @@ class TrainState:
     def open_folder(self, out: Path, resume: bool, defaults: dict[str, Any], ranks: Ranks) -> None:
         """Continue the run in the folder, or make sure that there is none to be overwritten.
 
-        `defaults` stand for options that a run older than them does not name. Raises ValueError when there is
-        a run and `resume` is not asked for, or when its options, classes or data are others.
+        `defaults` are of options unknown to an older run. Raises ValueError where data or options differ.
         """
-
-        def read() -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-            if not (out / LAST).exists():
-                return None
-            if not resume:
-                raise ValueError(
-                    f"{out} already holds a run: add --resume to go on with it, or choose another folder"
-                )
-            return self._read(out / LAST, defaults)
-
-        found = ranks.broadcast_object(read)  # the folder need not be there on other machines
+        path = out / LAST
+        found = ranks.broadcast_object(  # the folder need not be there on other machines
+            lambda: self._read(path, resume, defaults) if path.exists() else None
+        )
         if found is not None:
-            self._load(*found, out / LAST)
+            self._load(*found, path)
 
-    def _read(self, path: Path, defaults: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def _read(
+        self, path: Path, resume: bool, defaults: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and record of a run's file, if it is one and fits this run."""
+        if not resume:
+            raise ValueError(
+                f"{path.parent} already holds a run: add --resume to go on with it, or choose another folder"
+            )
         tensors, record = checkpoint.load_tensors(path)
         if "position" not in record:
             raise checkpoint.CheckpointError(f"{path} is a model, not a training run that can be resumed")
@@ -188,9 +194,15 @@ class TrainState:
     def _load(self, tensors: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:
         checkpoint.load_weights(self.model, tensors, path)
         states: dict[int, dict[str, Tensor]] = {}
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
+                weight = weights[int(index)]
+                if (
+                    value.shape == weight.shape
+                ):  # in the weight's memory layout: fused optimizers insist on it
+                    value = torch.empty_like(weight, dtype=value.dtype, device="cpu").copy_(value)
                 states.setdefault(int(index), {})[name] = value
         # The groups stay this device's own: the options are the run's, how they are computed is not.
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
@@ -210,39 +222,28 @@ def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(source: BatchSource) -> dict[str, Any]:
     """What tells one training set from another: numbers and hashes of images and annotations.
 
-    The images are `SAMPLED` ones, evenly spread, so that a set left on disk need not be read twice; of a set
-    in memory all annotations count.
+    The images are `SAMPLED` ones, evenly spread; of a set in memory all annotations count.
     """
     count = len(source)
     index = torch.linspace(0, count - 1, min(count, SAMPLED), dtype=torch.float64).round().long()
     (batch,) = source.batches([index])
     samples = [batch.sample(i) for i in range(len(index))]
-    record = {"images": count, "samples": _sha256(t for sample in samples for t in sample)}
+    record = {"images": count, "samples": _sha256([t for sample in samples for t in sample])}
     if isinstance(source, InMemorySource):
         boxes, labels = source.ground_truth()
-        record["annotations"] = _sha256((boxes[labels >= 0], labels))
+        record["annotations"] = _sha256([boxes[labels >= 0], labels])
     return record
 
 
-def _sha256(tensors: Any) -> str:
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(tensor.contiguous().cpu().numpy().tobytes())
-    return sha.hexdigest()
+def _sha256(tensors: Sequence[Tensor]) -> str:
+    return hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in tensors)).hexdigest()
 
 
 def format_row(row: dict[str, Any]) -> str:
-    """A history row as one line of text.
-
-    >>> format_row({"epoch": 1, "loss": 2.5, "images_per_second": 61.2, "ap50": 0.5, "ap": 0.2})
-    'epoch   1  loss 2.500  AP50 0.500  AP 0.200  61 images/s'
-    """
+    """A history row as one line of text: 'epoch   1  loss 2.500  AP50 0.500  AP 0.200  61 images/s'."""
     scores = [f"  {k.upper()} {row[k]:.3f}" for k in ("ap50", "ap") if row.get(k) is not None]
     rate = f"  {row['images_per_second']:.0f} images/s"
     return f"epoch {row['epoch']:3d}  loss {row['loss']:.3f}{''.join(scores)}{rate}"
-
-
-# ---- beginning and ending ----
 
 
 def check_data(train: BatchSource, validation: BatchSource | None, classes: Sequence[str]) -> None:
@@ -306,16 +307,10 @@ def seed_rank(seed: int, state: TrainState, ranks: Ranks) -> None:
         torch.manual_seed(generator(seed, state.epoch, state.step, ranks.rank).initial_seed())
 
 
-class StopRequest:
-    """Whether the user asked to stop; set by the first Ctrl-C."""
-
-    asked = False
-
-
 @contextlib.contextmanager
-def stop_on_interrupt() -> Iterator[StopRequest]:
-    """Turn the first Ctrl-C into a request, so that a step is never cut in half; the second one raises."""
-    stop = StopRequest()
+def stop_on_interrupt() -> Iterator[SimpleNamespace]:
+    """The first Ctrl-C sets `asked`, and no step is cut in half; the second one raises."""
+    stop = SimpleNamespace(asked=False, agreed=False)
 
     def handler(number: int, frame: Any) -> None:
         if stop.asked:

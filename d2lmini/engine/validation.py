@@ -32,8 +32,7 @@ def predict_batched(
 ) -> Predictions:
     """Predictions of all images (N, 3, H, W), `batch_size` at a time, on the model's device.
 
-    The model stays in the mode that it was in. With `training` batch normalization uses the statistics of
-    each batch and remembers none of them: an untrained network has gathered no statistics yet.
+    The model's mode stays. With `training` batch normalization uses each batch's statistics, and keeps none.
     """
     device = model.anchors.device
     dtype = devices.pick_precision(precision, device)
@@ -63,15 +62,6 @@ class Validation(NamedTuple):
     detections: list[Detections]
 
 
-class _Part(NamedTuple):
-    """What one rank found in its share of the images, and the ground truth of these, image by image."""
-
-    anchors: AnchorMetrics | int
-    detections: list[Detections]
-    boxes: list[Tensor]
-    labels: list[Tensor]
-
-
 def validate(
     model: TinySSD,
     data: Batch | BatchSource,
@@ -88,41 +78,28 @@ def validate(
     detects in its share of the images, and all get everything.
     """
     ranks, source = ranks or Ranks(), as_source(data)
+    if not len(source):
+        raise ValueError("there are no images to score: give at least one")
     share = ranks.share(torch.arange(len(source)))
     chosen = [index for index in share.split(BATCH_SIZE) if len(index)]
-    part = _Part(0, [], [], [])
+    sums: AnchorMetrics | int = 0
+    found: list[Detections] = []
+    truth: list[tuple[Tensor, Tensor]] = []
     for batch in source.batches(chosen):
         predictions = predict_batched(model, batch.images, precision=precision)
-        truth = batch.ground_truth.to(model.anchors.device)
-        targets = match(model.anchors, *truth, match_iou_threshold)
-        part = part._replace(anchors=part.anchors + anchor_metrics(predictions, targets))
-        part.detections.extend(detect(*predictions, model.anchors, **options))
-        samples = [batch.sample(i) for i in range(len(batch.images))]
-        part.boxes.extend(sample.boxes for sample in samples)
-        part.labels.extend(sample.labels for sample in samples)
-    anchors, found, boxes, labels = _gather(part, len(source), ranks)
-    truth = pad_objects(boxes, labels)
-    metrics = evaluate(found, *truth, classes=classes, image_size=model.image_size)
-    return Validation(metrics, anchors, found)
-
-
-def _gather(part: _Part, count: int, ranks: Ranks) -> _Part:
-    """The parts of all ranks as one, in the order of the images; a rank may have had no image at all."""
-    if ranks.world_size == 1:
-        return part
-    anchors = part.anchors
-    if isinstance(anchors, AnchorMetrics):
-        values = vars(anchors).values()
-        anchors = AnchorMetrics(*(v.cpu() if isinstance(v, Tensor) else v for v in values))
-    found = [Detections(*(t.cpu() for t in one)) for one in part.detections]
-    parts = ranks.gather_objects(part._replace(anchors=anchors, detections=found))
-    lists: list[list[Any]] = []
-    for name in ("detections", "boxes", "labels"):
-        whole: list[Any] = [None] * count
-        for rank, one in enumerate(parts):
-            whole[rank :: ranks.world_size] = getattr(one, name)  # as `Ranks.share` took them apart
-        lists.append(whole)
-    return _Part(sum((one.anchors for one in parts if one.anchors), 0), *lists)
+        boxes, labels = batch.ground_truth.to(model.anchors.device)
+        targets = match(model.anchors, boxes, labels, match_iou_threshold)
+        sums = sums + anchor_metrics(predictions, targets)
+        found += detect(*predictions, model.anchors, **options)
+        truth += [batch.sample(i)[1:] for i in range(len(batch.images))]
+    if ranks.world_size > 1:
+        found = ranks.gather_shares([Detections(*(t.cpu() for t in one)) for one in found])
+        truth = ranks.gather_shares(truth)
+        values = [v.cpu() if isinstance(v, Tensor) else v for v in vars(sums).values()] if sums else None
+        sums = sum(AnchorMetrics(*part) for part in ranks.gather_objects(values) if part)
+    boxes, labels = pad_objects(*zip(*truth, strict=True))
+    metrics = evaluate(found, boxes, labels, classes=classes, image_size=model.image_size)
+    return Validation(metrics, sums, found)
 
 
 def score_columns(result: Validation) -> dict[str, float | None]:
