@@ -89,7 +89,7 @@ def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, **options: Any) -> 
     image, anchor, label, score = find_candidates(logits, config)  # (M,) each
     boxes = decode(anchors[anchor], offsets[image, anchor])  # (M, 4)
     boxes = boxes.clamp(0, 1) if config.clip else boxes
-    usable = (boxes[:, 2:] > boxes[:, :2]).all(1)  # False for NaN, which clamp leaves alone
+    usable = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)  # not NaN, which clamp leaves alone
     image, label, score, boxes = (t[usable] for t in (image, label, score, boxes))
     classes = logits.shape[-1] - 1
     score = suppress(boxes, score, image * classes + label if config.class_aware else image, config)
@@ -100,8 +100,8 @@ def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, **options: Any) -> 
 
 def _best(boxes: Tensor, scores: Tensor, labels: Tensor, config: DetectConfig) -> Detections:
     """One image's detections by falling score, without those that suppression removed."""
-    order = scores.argsort(descending=True, stable=True)[: config.max_detections]
-    order = order[(scores[order] > 0) & (scores[order] >= config.score_threshold)]
+    kept = ((scores > 0) & (scores >= config.score_threshold)).nonzero().squeeze(1)
+    order = kept[scores[kept].argsort(descending=True, stable=True)[: config.max_detections]]
     return Detections(boxes[order], scores[order], labels[order])
 
 
@@ -112,7 +112,7 @@ def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tenso
     """
     image, anchor = prefilter_by_logit(logits, config.score_threshold).nonzero(as_tuple=True)  # (R,), (R,)
     scores = foreground_scores(logits[image, anchor]).nan_to_num(0)  # (R, K); a broken network finds nothing
-    if config.best_class_only:
+    if config.best_class_only and scores.shape[1] > 1:
         scores = scores * torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
     counts = image.bincount(minlength=len(logits))
     starts = ((counts.cumsum(0) - counts) * scores.shape[1]).tolist()

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from d2lmini.boxes import VARIANCES, Variances, box_iou, encode
 
-# Entries of the IoU table (N, G, A) at a time: 2 MB stay in a CPU's cache, a GPU wants large pieces.
-CPU_ENTRIES, GPU_ENTRIES = 2**19, 2**26
+# Entries of the IoU table (N, G, A) at a time: 8 MB suit a CPU's cache, a GPU wants large pieces.
+CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**26
 BLOCK = 64
 TINY = torch.finfo(torch.float32).tiny  # the least IoU that counts as overlap
 
