@@ -93,16 +93,11 @@ def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, **options: Any) -> 
     image, label, score, boxes = (t[usable] for t in (image, label, score, boxes))
     classes = logits.shape[-1] - 1
     score = suppress(boxes, score, image * classes + label if config.class_aware else image, config)
-    counts = image.bincount(minlength=len(logits)).tolist()
-    per_image = zip(boxes.split(counts), score.split(counts), label.split(counts), strict=True)
-    return [_best(*found, config) for found in per_image]
-
-
-def _best(boxes: Tensor, scores: Tensor, labels: Tensor, config: DetectConfig) -> Detections:
-    """One image's detections by falling score, without those that suppression removed."""
-    kept = ((scores > 0) & (scores >= config.score_threshold)).nonzero().squeeze(1)
-    order = kept[scores[kept].argsort(descending=True, stable=True)[: config.max_detections]]
-    return Detections(boxes[order], scores[order], labels[order])
+    found = ((score > 0) & (score >= config.score_threshold)).nonzero().squeeze(1)  # suppression removes by 0
+    counts = image[found].bincount(minlength=len(logits)).tolist()
+    split = [t[found].split(counts) for t in (boxes, score, label)]
+    orders = [s.argsort(descending=True, stable=True)[: config.max_detections] for s in split[1]]
+    return [Detections(*(t[order] for t in one)) for *one, order in zip(*split, orders, strict=True)]
 
 
 def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
