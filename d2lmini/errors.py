@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from d2lmini.model import Predictions
 
 ERROR_KINDS = ("correct", "duplicate", "localization", "classification", "both", "background")
+ANCHOR_RATES = ("class_error", "background_class_error", "box_mae", "background_box_mae", "positive_recall")
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,7 @@ class AnchorMetrics:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """All numbers for JSON; None where one is undefined."""
-        names = ("class_error", "background_class_error", "box_mae", "background_box_mae", "positive_recall")
-        numbers = {name: getattr(self, name) for name in names}
+        numbers = {name: getattr(self, name) for name in ANCHOR_RATES}
         return nan_to_none({**numbers, "positives": int(self.positives), "anchors": self.anchors})
 
     def __add__(self, other: AnchorMetrics) -> AnchorMetrics:

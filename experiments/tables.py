@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, inspect
+from d2lmini.errors import ANCHOR_RATES
 from experiments import rows, sweep
 from experiments.questions import QUESTIONS
 from experiments.rows import ROOT, Row, rounded
@@ -28,7 +29,6 @@ from experiments.setting import Question, Setting, resolve
 TABLES = Path(__file__).with_name("tables")
 FOR_PAGES = ROOT / "d2lmini" / "widgets" / "results"
 SCORES = ("ap50", "ap", "ap75", "ap_small", "ap_medium", "ap_large", "ar100", "voc07", "voc12")
-PER_ANCHOR = ("class_error", "background_class_error", "box_mae", "background_box_mae", "positive_recall")
 DRAWS, LEAST_SEEDS = 4000, 3
 TEST = "paired bootstrap over images and seeds, 95 %"
 
@@ -133,7 +133,7 @@ def ranks(lines: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> dict[str
     """
     table: dict[str, Any] = {}
     for score in scores:
-        sign = 1 if score in PER_ANCHOR else -1  # of errors the smallest is best
+        sign = 1 if score in ANCHOR_RATES else -1  # of errors the smallest is best
         order = np.argsort([sign * line[score]["mean"] for line in lines], kind="stable")
         table[score] = {"places": (np.argsort(order) + 1).tolist()}
     for found in table.values() if len(lines) > 2 else ():
@@ -145,7 +145,7 @@ def ranks(lines: Sequence[Mapping[str, Any]], scores: Sequence[str]) -> dict[str
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean, standard deviation and the values of every seed, for each score that is defined."""
     line: dict[str, Any] = {"seeds": [row["seed"] for row in runs]}
-    for name in (*SCORES, *PER_ANCHOR):
+    for name in (*SCORES, *ANCHOR_RATES):
         values = [row["final"][name] for row in runs]
         if all(value is not None for value in values):
             spread = statistics.stdev(values) if len(values) > 1 else None

@@ -29,9 +29,9 @@ class GroundTruth(NamedTuple):
     boxes: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> GroundTruth:
+    def to(self, device: torch.device | str) -> GroundTruth:
         """The same on another device."""
-        return GroundTruth(*(t.to(device, non_blocking=non_blocking) for t in self))
+        return GroundTruth(*(t.to(device) for t in self))
 
 
 class Batch(NamedTuple):

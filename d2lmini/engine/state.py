@@ -199,9 +199,7 @@ class TrainState:
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
                 weight = weights[int(index)]
-                if (
-                    value.shape == weight.shape
-                ):  # in the weight's memory layout: fused optimizers insist on it
+                if value.shape == weight.shape:  # in the weight's memory layout, as fused optimizers insist
                     value = torch.empty_like(weight, dtype=value.dtype, device="cpu").copy_(value)
                 states.setdefault(int(index), {})[name] = value
         # The groups stay this device's own: the options are the run's, how they are computed is not.

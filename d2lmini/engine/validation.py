@@ -13,7 +13,7 @@ from d2lmini.data.sources import BatchSource, as_source
 from d2lmini.detect import Detections, detect
 from d2lmini.engine import devices
 from d2lmini.engine.distributed import Ranks
-from d2lmini.errors import AnchorMetrics, anchor_metrics
+from d2lmini.errors import ANCHOR_RATES, AnchorMetrics, anchor_metrics
 from d2lmini.evaluate import Metrics, evaluate
 from d2lmini.matching import match
 from d2lmini.model import Predictions, TinySSD
@@ -105,5 +105,5 @@ def validate(
 def score_columns(result: Validation) -> dict[str, float | None]:
     """The validation columns of a history row: AP, and D2L's two numbers beside their baselines."""
     metrics, anchors = result.metrics.as_dict(), result.anchors.as_dict()
-    names = ("class_error", "background_class_error", "box_mae", "background_box_mae", "positive_recall")
-    return {name: metrics[name] for name in ("ap", "ap50", "ap75")} | {name: anchors[name] for name in names}
+    scores = {name: metrics[name] for name in ("ap", "ap50", "ap75")}
+    return scores | {name: anchors[name] for name in ANCHOR_RATES}
