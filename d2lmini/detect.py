@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from d2lmini.boxes import box_iou, decode
 
 BLOCK = 64  # candidates that are decided together before the rest is thinned out
-CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**28  # of an IoU matrix at a time
+CPU_ENTRIES, GPU_ENTRIES = 2**22, 2**28  # of an IoU matrix at a time
 SOFT_NMS = ("linear", "gaussian")
 
 
@@ -86,45 +87,57 @@ def detect(logits: Tensor, offsets: Tensor, anchors: Tensor, **options: Any) -> 
             f"logits {tuple(logits.shape)}, offsets {tuple(offsets.shape)}, anchors {tuple(anchors.shape)}: "
             "expected the same number of anchors in each, so take all three from one model"
         )
-    image, anchor, label, score = find_candidates(logits, config)  # (M,) each
-    boxes = decode(anchors[anchor], offsets[image, anchor])  # (M, 4)
+    row, label, score = find_candidates(logits, config)  # (M,) each
+    image, anchor = row // len(anchors), row % len(anchors)
+    boxes = decode(rows_of(anchors, anchor), rows_of(offsets.flatten(0, 1), row))  # (M, 4)
     boxes = boxes.clamp(0, 1) if config.clip else boxes
     usable = (boxes[:, 2:] > boxes[:, :2]).all(1).nonzero().squeeze(1)  # not NaN, which clamp leaves alone
-    image, label, score, boxes = (t[usable] for t in (image, label, score, boxes))
+    image, label, score, boxes = image[usable], label[usable], score[usable], rows_of(boxes, usable)
     classes = logits.shape[-1] - 1
     score = suppress(boxes, score, image * classes + label if config.class_aware else image, config)
     found = ((score > 0) & (score >= config.score_threshold)).nonzero().squeeze(1)  # suppression removes by 0
+    found = found[best_first(image[found], score[found], len(logits), config.max_detections)]
     counts = image[found].bincount(minlength=len(logits)).tolist()
     split = [t[found].split(counts) for t in (boxes, score, label)]
-    orders = [s.argsort(descending=True, stable=True)[: config.max_detections] for s in split[1]]
-    return [Detections(*(t[order] for t in one)) for *one, order in zip(*split, orders, strict=True)]
+    return [Detections(*one) for one in zip(*split, strict=True)]
 
 
-def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Image, anchor, class and score (M,) of the pairs that are worth decoding, by image and falling score.
+def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Row of N · A, class and score (M,) of the pairs that are worth decoding, by image and falling score.
 
-    `logits` are (N, A, K + 1); an image has at most `top_k` pairs.
+    `logits` are (N, A, K + 1); an image has at most `top_k` pairs. A NaN, from a broken network, is none.
     """
-    image, anchor = prefilter_by_logit(logits, config.score_threshold).nonzero(as_tuple=True)  # (R,), (R,)
-    scores = foreground_scores(logits[image, anchor]).nan_to_num(0)  # (R, K); a broken network finds nothing
-    if config.best_class_only and scores.shape[1] > 1:
-        scores = scores * torch.zeros_like(scores).scatter_(1, scores.argmax(1, keepdim=True), 1.0)
-    counts = image.bincount(minlength=len(logits))
-    starts = ((counts.cumsum(0) - counts) * scores.shape[1]).tolist()
-    rows = zip(scores.split(counts.tolist()), starts, strict=True)
-    chosen = [_top_k(part.flatten(), config) + start for part, start in rows]
-    place = torch.cat(chosen) if chosen else anchor.new_zeros(0)
-    row, label = place // scores.shape[1], place % scores.shape[1]
-    return image[row], anchor[row], label, scores[row, label]
+    row = prefilter_by_logit(logits, config.score_threshold).flatten().nonzero().squeeze(1)  # (R,)
+    scores = foreground_scores(rows_of(logits.flatten(0, 1), row))  # (R, K)
+    scores, best = scores.max(1, keepdim=True) if config.best_class_only else (scores, None)
+    pair = (scores >= config.score_threshold).flatten().nonzero().squeeze(1)
+    row, score = row[pair // scores.shape[1]], scores.flatten()[pair]
+    label = pair % scores.shape[1] if best is None else best.flatten()[pair]
+    order = best_first(row // logits.shape[1], score, len(logits), config.top_k)
+    return row[order], label[order], score[order]
 
 
-def _top_k(scores: Tensor, config: DetectConfig) -> Tensor:
-    """Indices of the best `top_k` scores (P,) that reach the threshold, best first, of equals the earlier."""
-    least = config.score_threshold
-    if config.top_k is not None and len(scores) > config.top_k:  # sort only what can be among the best
-        least = max(least, float(scores.topk(config.top_k, sorted=False).values.min()))
-    index = (scores >= least).nonzero().squeeze(1)
-    return index[scores[index].argsort(descending=True, stable=True)[: config.top_k]]
+def best_first(image: Tensor, score: Tensor, images: int, most: int | None) -> Tensor:
+    """Indices of pairs (M,), which come by image, sorted by image and falling score, of equals the earlier.
+
+    At most `most` of an image are left. Scores are ≥ 0.
+    """
+    if not len(score):
+        return image
+    counts = image.bincount(minlength=images)
+    lists = pad_sequence(score.split(counts.tolist()), batch_first=True, padding_value=-1.0)  # (N, W)
+    if most is not None and lists.shape[1] > 4 * most:  # only what can be among the best needs sorting
+        chosen = (score >= lists.topk(most, sorted=False).values.amin(1)[image]).nonzero().squeeze(1)
+        if len(chosen) < len(score):
+            return chosen[best_first(image[chosen], score[chosen], images, most)]
+    order = lists.argsort(dim=1, descending=True, stable=True)[:, :most]
+    counts = counts.unsqueeze(1)
+    return (counts.cumsum(0) - counts + order)[order < counts]
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """`values[index]`, several times faster where rows are short."""
+    return values.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
 def prefilter_by_logit(logits: Tensor, score_threshold: float) -> Tensor:
@@ -165,11 +178,10 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float = 0.5, labels: Tenso
             f"boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}: expected (M, 4) and (M,)"
         )
     order = scores.argsort(descending=True, stable=True)
-    boxes, finite = boxes[order], boxes[order].isfinite().all(-1)
-    keep = torch.zeros_like(finite)
-    for index, valid in group_lists(torch.zeros_like(order) if labels is None else labels[order].long()):
-        keep[index[valid]] = _nms_in_blocks(boxes[index], valid & finite[index], iou_threshold)[valid]
-    return order[keep]
+    order = order[boxes[order].isfinite().all(-1)]
+    groups = torch.zeros_like(order) if labels is None else labels[order].long()
+    config = DetectConfig(iou_threshold=iou_threshold)
+    return order[suppress(boxes[order], scores.new_ones(len(order)), groups, config) > 0]
 
 
 def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, config: DetectConfig) -> Tensor:
@@ -181,10 +193,10 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, config: DetectConfig
     new = torch.zeros_like(scores)
     for index, valid in group_lists(groups):
         if config.soft is None:
-            found = scores[index] * _nms_in_blocks(boxes[index], valid, config.iou_threshold)
+            found = scores[index] * _nms_in_blocks(rows_of(boxes, index), valid, config.iou_threshold)
         else:
             options = (config.soft, config.iou_threshold, config.sigma, config.max_detections)
-            found = soft_nms(boxes[index], scores[index] * valid, *options)
+            found = soft_nms(rows_of(boxes, index), scores[index] * valid, *options)
         new[index[valid]] = found[valid]
     return new
 
@@ -194,7 +206,9 @@ def group_lists(groups: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
     Groups of like size come together, in pieces whose IoU matrices fit into memory.
     """
-    order = groups.argsort(stable=True)
+    order = torch.arange(len(groups), device=groups.device)
+    if (groups.diff() < 0).any():  # several classes: those of an image are in order
+        order = groups.argsort(stable=True)
     counts = groups[order].unique_consecutive(return_counts=True)[1]
     starts = counts.cumsum(0) - counts
     by_size = counts.argsort(descending=True, stable=True)
@@ -253,17 +267,13 @@ def _nms_in_blocks(boxes: Tensor, valid: Tensor, iou_threshold: float) -> Tensor
 
 def _compact(column: Tensor, boxes: Tensor, valid: Tensor, padding: int) -> tuple[Tensor, Tensor, Tensor]:
     """Move the valid entries of each list to its front, in order, and cut to the longest list."""
-    count = valid.sum(1)
-    width = int(count.max()) if valid.numel() else 0
+    width = int(valid.sum(1).max()) if valid.numel() else 0
     if width == valid.shape[1]:
         return column, boxes, valid
-    place = torch.where(valid, valid.cumsum(1) - 1, width)  # invalid ones pile up at the end
-    index = place.new_zeros(len(valid), width + 1)
-    index.scatter_(1, place, torch.arange(valid.shape[1], device=valid.device).expand_as(place))
-    index = index[:, :width]
-    filled = torch.arange(width, device=valid.device) < count.unsqueeze(1)
-    column = torch.where(filled, column.gather(1, index), padding)
-    return column, boxes.take_along_dim(index.unsqueeze(-1), 1), filled
+    front = valid.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+    valid = valid.gather(1, front)
+    column = torch.where(valid, column.gather(1, front), padding)
+    return column, boxes.gather(1, front.unsqueeze(-1).expand(-1, -1, 4)), valid
 
 
 def soft_nms(

@@ -171,12 +171,7 @@ CHOICES = {
 }
 
 
-def ssd_loss(
-    logits: Tensor,
-    offsets: Tensor,
-    targets: Targets,
-    config: LossConfig | None = None,
-) -> Losses:
+def ssd_loss(logits: Tensor, offsets: Tensor, targets: Targets, config: LossConfig | None = None) -> Losses:
     """The two losses of a batch, each a sum over anchors divided by the number of positives.
 
     Shapes: logits (N, A, K + 1), offsets (N, A, 4), targets as from `match`. A batch without

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from d2lmini.boxes import VARIANCES, Variances, box_iou, encode
 
@@ -91,7 +92,8 @@ def assign(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float 
     padded = torch.cat([anchors, anchors.new_zeros(-a % BLOCK, 4)])  # to whole blocks: see `_best_anchors`
     entries = CPU_ENTRIES if boxes.device.type == "cpu" else GPU_ENTRIES
     pieces = boxes.split(max(1, entries // (g * len(padded))))  # as many images as fit into one table
-    return torch.cat([assign_by_iou(box_iou(piece, padded), iou_threshold) for piece in pieces])[:, :a]
+    tables = [assign_by_iou(box_iou(piece, padded), iou_threshold) for piece in pieces]
+    return (torch.cat(tables) if len(tables) > 1 else tables[0])[:, :a]
 
 
 def _at_least_float32(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,17 +106,17 @@ def assign_by_iou(iou: Tensor, iou_threshold: float) -> Tensor:
     """`assign` from a table of IoUs (N, G, A): the object of each anchor (N, A), or -1."""
     n, g, a = iou.shape
     least = max(iou_threshold, TINY)
-    if iou.device.type == "cpu" and g > 1:  # few anchors reach the threshold, and only they need an argmax
-        image, anchor = (iou.amax(dim=1) >= least).nonzero(as_tuple=True)
-        assigned = torch.full((n, a), -1)
+    if iou.device.type == "cpu":  # few anchors reach the threshold, and only they need an argmax
+        image, anchor = ((iou.amax(dim=1) if g > 1 else iou[:, 0]) >= least).nonzero(as_tuple=True)
+        assigned = torch.full((n, a + 1), -1)
         assigned[image, anchor] = iou.transpose(1, 2)[image, anchor].argmax(-1)
     else:
         best, found = iou.max(dim=1)  # (N, A)
-        assigned = torch.where(best >= least, found, -1)
+        assigned = F.pad(torch.where(best >= least, found, -1), (0, 1))
     anchor, found = greedy_anchors(iou)  # (N, G): an anchor of its own for every object goes before
     place = torch.where(found, anchor, a)  # column A takes what objects without an anchor write
     objects = torch.arange(g, device=iou.device).expand(n, g)
-    return torch.cat([assigned, assigned[:, :1]], dim=1).scatter_(1, place, objects)[:, :a]
+    return assigned.scatter_(1, place, objects)[:, :a]
 
 
 def greedy_anchors(iou: Tensor) -> tuple[Tensor, Tensor]:

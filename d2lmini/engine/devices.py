@@ -19,11 +19,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Raises ValueError for an unknown name and for a device this machine does not have.
     """
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if present[d]))
     kind = name.split(":")[0]

@@ -29,6 +29,7 @@ from d2lmini import losses as _losses
 from d2lmini import model as _model
 from d2lmini.anchors import map_anchors
 from d2lmini.data import Synthetic, bananas, load, open_folder
+from d2lmini.detect import DetectConfig, best_first, suppress
 from d2lmini.detect import nms as _nms
 from d2lmini.matching import assign, match
 
@@ -94,11 +95,13 @@ def multibox_detection(
     conf, class_id = cls_probs[:, 1:].max(dim=1)  # (N, A), (N, A)
     flat = anchors.reshape(-1, 4)
     boxes = offset_inverse(flat, offset_preds.unflatten(1, (-1, 4)).to(flat.dtype))  # (N, A, 4)
-    image, anchor = found = (conf >= pos_threshold).nonzero(as_tuple=True)  # (M,), (M,)
-    groups = image * cls_probs.shape[1] + class_id[found] if class_aware else image
-    index = nms(boxes[found], conf[found], nms_threshold, groups)
+    row = ((conf >= pos_threshold) & boxes.isfinite().all(-1)).flatten().nonzero().squeeze(1)  # (M,)
+    row = row[best_first(row // len(flat), conf.flatten()[row], len(conf), None)]
+    groups = row // len(flat)
+    groups = groups * cls_probs.shape[1] + class_id.flatten()[row] if class_aware else groups
     kept = torch.zeros_like(conf, dtype=torch.bool)
-    kept[image[index], anchor[index]] = True
+    candidates, config = boxes.flatten(0, 1)[row], DetectConfig(iou_threshold=nms_threshold)
+    kept.view(-1)[row] = suppress(candidates, conf.new_ones(len(row)), groups, config) > 0
     rows = [class_id.masked_fill(~kept, -1).unsqueeze(-1), conf.unsqueeze(-1), boxes]
     # Kept rows by falling confidence; a stable sort leaves the others in their anchors' order.
     order = conf.masked_fill(~kept, -torch.inf).argsort(dim=1, descending=True, stable=True)
