@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ class AnchorSpec:
 
     `sizes[k]` are side lengths as fractions of the image, `ratios[k]` width : height. A cell of map k
     carries len(sizes[k]) + len(ratios[k]) - 1 anchors: every size with the first ratio, then the first
-    size with every other ratio (D2L 14.4.1). Raises ValueError naming scale and value when a list is
-    empty, the two lists differ in length, or a value is not a finite number > 0.
+    size with every other ratio (D2L 14.4.1); if they are `paired`, each size with the ratio in its place.
+    Raises ValueError naming scale and value when a list is empty, the two lists differ in length, or a
+    value is not a finite number > 0.
 
     >>> spec = AnchorSpec(sizes=((0.2, 0.3), (0.6,)), ratios=((1, 2, 0.5), (1,)))
     >>> spec.num_anchors_per_location
@@ -28,6 +30,7 @@ class AnchorSpec:
 
     sizes: tuple[tuple[float, ...], ...]
     ratios: tuple[tuple[float, ...], ...]
+    paired: bool = False
 
     def __post_init__(self) -> None:
         for name in ("sizes", "ratios"):
@@ -46,21 +49,24 @@ class AnchorSpec:
                 f"{len(self.sizes)} scales have sizes, but {len(self.ratios)} have ratios: "
                 "give one tuple of each per feature map"
             )
+        if self.paired and any(len(s) != len(r) for s, r in zip(self.sizes, self.ratios, strict=True)):
+            raise ValueError("anchors are paired: give as many ratios as sizes for each feature map")
 
     @property
     def num_anchors_per_location(self) -> tuple[int, ...]:
-        """Anchors per cell of each map, n + m - 1."""
-        return tuple(len(s) + len(r) - 1 for s, r in zip(self.sizes, self.ratios, strict=True))
+        """Anchors per cell of each map."""
+        return tuple(len(self.shapes(scale)) for scale in range(len(self.sizes)))
 
     def shapes(self, scale: int) -> list[tuple[float, float]]:
         """(width, height) of the anchors of one scale, as fractions of the image's sides."""
         sizes, ratios = self.sizes[scale], self.ratios[scale]
         pairs = [(s, ratios[0]) for s in sizes] + [(sizes[0], r) for r in ratios[1:]]
+        pairs = list(zip(sizes, ratios, strict=True)) if self.paired else pairs
         return [(s * math.sqrt(r), s / math.sqrt(r)) for s, r in pairs]
 
     def scaled(self, factor: float) -> AnchorSpec:
         """The same anchors, `factor` times as large."""
-        return AnchorSpec(tuple(tuple(s * factor for s in row) for row in self.sizes), self.ratios)
+        return replace(self, sizes=tuple(tuple(s * factor for s in row) for row in self.sizes))
 
 
 # D2L 14.7: five scales from 0.2 to 0.88 of the image; the second size of each is the geometric mean of
@@ -71,8 +77,20 @@ TINY_SSD_ANCHORS = AnchorSpec(
 )
 
 
-def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequence[float]) -> Tensor:
-    """Anchors (height * width * (n + m - 1), 4) of one feature map, corners, float32.
+# The SSD paper's formula (section 2.2) as MobileNet detectors use it: sizes from 0.2 to 0.95, an extra one
+# between each and the next; of the finest map only three.
+_SCALES = (0.2, 0.35, 0.5, 0.65, 0.8, 0.95, 1.0)
+SSD_ANCHORS = AnchorSpec(
+    sizes=((0.1, 0.2, 0.2), *((s,) * 5 + (math.sqrt(s * t),) for s, t in pairwise(_SCALES[1:]))),
+    ratios=((1, 2, 1 / 2), *((1, 2, 1 / 2, 3, 1 / 3, 1),) * 5),
+    paired=True,
+)
+
+
+def map_anchors(
+    height: int, width: int, sizes: Sequence[float], ratios: Sequence[float], paired: bool = False
+) -> Tensor:
+    """Anchors (height * width * k, 4) of one feature map, corners, float32.
 
     Row-major over cells, then in the order of `AnchorSpec`. An anchor of size s and ratio r is s√r of
     the image's width wide and s/√r of its height high, centred on its cell; those at the border reach
@@ -84,7 +102,7 @@ def map_anchors(height: int, width: int, sizes: Sequence[float], ratios: Sequenc
     """
     if height < 1 or width < 1:
         raise ValueError(f"a feature map of {height} × {width} cells carries no anchors")
-    shapes = torch.tensor(AnchorSpec((tuple(sizes),), (tuple(ratios),)).shapes(0))  # (k, 2)
+    shapes = torch.tensor(AnchorSpec((tuple(sizes),), (tuple(ratios),), paired).shapes(0))  # (k, 2)
     y = (torch.arange(height) + 0.5) / height
     x = (torch.arange(width) + 0.5) / width
     y, x = torch.meshgrid(y, x, indexing="ij")
@@ -107,7 +125,7 @@ def make_anchors(map_shapes: Sequence[tuple[int, int]], spec: AnchorSpec) -> Ten
             "give sizes and ratios for every map"
         )
     per_map = zip(map_shapes, spec.sizes, spec.ratios, strict=True)
-    return torch.cat([map_anchors(*shape, sizes, ratios) for shape, sizes, ratios in per_map])
+    return torch.cat([map_anchors(*shape, sizes, ratios, spec.paired) for shape, sizes, ratios in per_map])
 
 
 CELLS_PER_OBJECT = 3.5  # side of an object in cells of its map; from 2.7 on, its equal fits it anywhere

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
+from d2lmini.mobilenet import SSDMobileNetV2
 from d2lmini.model import NORMS, TinyBackbone, TinySSD, fuse_conv_bn
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
@@ -111,6 +112,9 @@ def describe_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
         "image_size": list(model.image_size),
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
+        "paired": model.anchor_spec.paired,
+        "head_kernel": model.head_kernel,
+        "score_function": model.score_function,
         "backbone": getattr(model.backbone, "options", None),  # ours and timm's have them
         "notes": info.notes,
         "resize_mode": info.resize_mode,
@@ -129,9 +133,11 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
         timm = importlib.import_module("d2lmini.interop.timm")
         backbone = timm.timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})
     elif backbone is None:
-        backbone = TinyBackbone(**options)
-    spec = AnchorSpec(record["sizes"], record["ratios"])
-    model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone)
+        kind = {"ssd_mobilenet_v2": SSDMobileNetV2}.get(options.get("name"), TinyBackbone)
+        backbone = kind(**{k: v for k, v in options.items() if k != "name"})
+    spec = AnchorSpec(record["sizes"], record["ratios"], record.get("paired", False))
+    heads = {name: record[name] for name in ("head_kernel", "score_function") if name in record}
+    model = TinySSD(len(record["classes"]), tuple(record["image_size"]), spec, backbone, **heads)
     if record.get("folded"):  # written by `export`, for inference
         model = fuse_conv_bn(model)
     mode = record.get("resize_mode", record.get("fit", "stretch"))
@@ -166,7 +172,9 @@ def load_model(
 def pretrained(name: str = "scenes", device: torch.device | str = "cpu") -> tuple[TinySSD, ModelInfo]:
     """A detector that comes with the package, ready for use; nothing is downloaded.
 
-    "scenes" knows the six classes of the generated scenes. Raises CheckpointError naming those that exist.
+    "scenes" is a TinySSD that knows the six classes of the generated scenes; "everyday" is an SSD-MobileNetV2
+    that knows 23 kinds of things, trained by others on photographs. Raises CheckpointError naming those
+    that exist.
     """
     path = WEIGHTS / f"{name}.safetensors"
     if not path.is_file():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from d2lmini.boxes import box_iou, decode
+from d2lmini.model import SCORE_FUNCTIONS
 
 BLOCK = 64  # candidates that are decided together before the rest is thinned out
 CPU_ENTRIES, GPU_ENTRIES = 2**22, 2**28  # of an IoU matrix at a time
@@ -46,6 +47,7 @@ class DetectConfig:
     clipped to the image unless `clip` is False. NMS removes a box whose IoU with a better one is above
     `iou_threshold`, among boxes of its class only unless `class_aware` is False. `soft` "linear" or
     "gaussian" (width `sigma`) lowers scores instead (Soft-NMS). At most `max_detections` of an image remain.
+    `score_function` is the model's: "softmax" of all logits, or "sigmoid" of each, background left out.
     Raises ValueError naming the option.
     """
 
@@ -58,6 +60,7 @@ class DetectConfig:
     clip: bool = True
     soft: str | None = None
     sigma: float = 0.5
+    score_function: str = "softmax"
 
     def __post_init__(self) -> None:
         for name in ("score_threshold", "iou_threshold"):
@@ -69,6 +72,8 @@ class DetectConfig:
                 raise ValueError(f"{name} is {count}: it must be at least 1")
         if self.soft is not None and self.soft not in SOFT_NMS:
             raise ValueError(f"soft is {self.soft!r}: choose from {SOFT_NMS}, or None for hard NMS")
+        if self.score_function not in SCORE_FUNCTIONS:
+            raise ValueError(f"score_function is {self.score_function!r}: choose from {SCORE_FUNCTIONS}")
         if not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma}: it must be > 0")
 
@@ -107,8 +112,8 @@ def find_candidates(logits: Tensor, config: DetectConfig) -> tuple[Tensor, Tenso
 
     `logits` are (N, A, K + 1); an image has at most `top_k` pairs. A NaN, from a broken network, is none.
     """
-    row = prefilter_by_logit(logits, config.score_threshold).flatten().nonzero().squeeze(1)  # (R,)
-    scores = foreground_scores(rows_of(logits.flatten(0, 1), row))  # (R, K)
+    row = prefilter_by_logit(logits, config).flatten().nonzero().squeeze(1)  # (R,)
+    scores = foreground_scores(rows_of(logits.flatten(0, 1), row), config.score_function)  # (R, K)
     scores, best = scores.max(1, keepdim=True) if config.best_class_only else (scores, None)
     pair = (scores >= config.score_threshold).flatten().nonzero().squeeze(1)
     row, score = row[pair // scores.shape[1]], scores.flatten()[pair]
@@ -140,22 +145,24 @@ def rows_of(values: Tensor, index: Tensor) -> Tensor:
     return values.index_select(0, index.flatten()).unflatten(0, index.shape)
 
 
-def prefilter_by_logit(logits: Tensor, score_threshold: float) -> Tensor:
+def prefilter_by_logit(logits: Tensor, config: DetectConfig) -> Tensor:
     """Which anchors (N, A) may have a score above the threshold, from logits (N, A, K + 1).
 
     An optimization only: no softmax exceeds the sigmoid of its logit above background's, and this bound costs
     one comparison. Of a trained network a few anchors in a hundred are left, and only these need a softmax.
     """
-    bound = min(score_threshold, 0.99)  # near 1 rounding of the score is too coarse to be compared
+    bound = min(config.score_threshold, 0.99)  # near 1 rounding of the score is too coarse to be compared
     least = math.log(bound / (1 - bound)) - 0.01 if bound > 0 else -math.inf  # less what softmax may round
     half = logits.shape[-1] // 2  # half of the classes against the other first: a long row reduces faster
     best = torch.maximum(logits[..., 1 : half + 1], logits[..., -half:]).amax(-1)
-    return best.float() - logits[..., 0].float() >= least
+    return best.float() - (0 if config.score_function == "sigmoid" else logits[..., 0].float()) >= least
 
 
-def foreground_scores(logits: Tensor) -> Tensor:
+def foreground_scores(logits: Tensor, score_function: str = "softmax") -> Tensor:
     """Probabilities (..., K) of the classes, background left out, from logits (..., K + 1), in float32."""
     logits = logits.float()
+    if score_function == "sigmoid":
+        return logits[..., 1:].sigmoid()
     if logits.shape[-1] == 2:  # the softmax of two is a sigmoid, and that is four times faster
         return (logits[..., 1:] - logits[..., :1]).sigmoid()
     return logits.softmax(-1)[..., 1:]

@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+SCORE_FUNCTIONS = ("softmax", "sigmoid")
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25  # pixels in [0, 1] to about zero mean and unit variance
 
 
@@ -88,8 +89,9 @@ class TinySSD(nn.Module):
     `num_classes` does not count background. `image_size` is one side or (height, width) in pixels; the
     anchors are a buffer made for it (`set_image_size` makes others). `anchor_spec` has one row per map.
     `backbone` is any module that turns (N, 3, H, W) into a list of feature maps, finest first; its maps'
-    sizes and channels are found by running it once. Raises ValueError naming the option that does not
-    fit. Source: Liu et al. 2016 (SSD); D2L 14.7.
+    sizes and channels are found by running it once. `head_kernel` is the side of the heads' filters. Scores
+    are the `score_function` of the logits: "softmax", or "sigmoid" of each class for itself, where background
+    has no say. Raises ValueError naming the option. Source: Liu et al. 2016 (SSD); D2L 14.7.
 
     >>> model = TinySSD(num_classes=1)
     >>> predictions = model(torch.zeros(2, 3, 256, 256))
@@ -105,18 +107,26 @@ class TinySSD(nn.Module):
         image_size: int | tuple[int, int] = 256,
         anchor_spec: AnchorSpec = TINY_SSD_ANCHORS,
         backbone: nn.Module | None = None,
+        head_kernel: int = 3,
+        score_function: str = "softmax",
     ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(f"num_classes is {num_classes}: give at least one class")
+        if score_function not in SCORE_FUNCTIONS:
+            raise ValueError(f"score_function is {score_function!r}: choose from {SCORE_FUNCTIONS}")
+        if head_kernel < 1 or head_kernel % 2 == 0:
+            raise ValueError(
+                f"head_kernel is {head_kernel}: give an odd number, so that a cell is its middle"
+            )
+        self.head_kernel, self.score_function = head_kernel, score_function
         self.num_classes, self.anchor_spec = num_classes, anchor_spec
         self.backbone = TinyBackbone() if backbone is None else backbone
         channels = [c for c, _, _ in self.set_image_size(image_size)]
         per_map = list(zip(channels, anchor_spec.num_anchors_per_location, strict=True))
-        self.class_heads = nn.ModuleList(
-            nn.Conv2d(c, k * (num_classes + 1), 3, padding=1) for c, k in per_map
-        )
-        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, 3, padding=1) for c, k in per_map)
+        kernel = {"kernel_size": head_kernel, "padding": head_kernel // 2}
+        self.class_heads = nn.ModuleList(nn.Conv2d(c, k * (num_classes + 1), **kernel) for c, k in per_map)
+        self.box_heads = nn.ModuleList(nn.Conv2d(c, k * 4, **kernel) for c, k in per_map)
 
     def set_image_size(self, image_size: int | tuple[int, int]) -> list[tuple[int, int, int]]:
         """New anchors for images of another size, the same weights; (channels, height, width) of the maps.
@@ -165,8 +175,9 @@ def replace_class_heads(model: TinySSD, sources: Sequence[int | None]) -> TinySS
     """A copy of a detector for classes of your own, to be trained further.
 
     Backbone and box heads come along, and so does what the class heads know of background. Your class k
-    starts from what they know of the model's class `sources[k]`, or anew where that is None. Raises
-    ValueError without classes and for a class that the model does not have.
+    starts from what they know of the model's class `sources[k]`, or anew where that is None. Scores are a
+    softmax; where they were sigmoids, background starts from a logit of 0, with which a class alone has the
+    score that it had. Raises ValueError without classes and for a class that the model does not have.
     """
     wrong = [s for s in sources if s is not None and not 0 <= s < model.num_classes]
     if wrong or not len(sources):
@@ -177,7 +188,10 @@ def replace_class_heads(model: TinySSD, sources: Sequence[int | None]) -> TinySS
     other = copy.deepcopy(model)
     for i, head in enumerate(model.class_heads):
         other.class_heads[i] = _class_head(head, model.num_classes, sources)
-    other.num_classes = len(sources)
+        if model.score_function == "sigmoid":
+            for parameter in other.class_heads[i].parameters():
+                parameter.unflatten(0, (-1, len(sources) + 1))[:, 0] = 0
+    other.num_classes, other.score_function = len(sources), "softmax"
     return other
 
 

@@ -29,7 +29,7 @@ PYTHON_FOLDERS = ("d2lmini", "tests", "tools", "benchmarks", "experiments", "_ex
 # A room (a module or a folder of the package) imports only from its own layer and those before it.
 LAYERS = (
     "boxes anchors live",
-    "model matching data",
+    "model mobilenet matching data",
     "checkpoint losses detect compare evaluate errors",
     "engine",
     "train transfer",

@@ -55,7 +55,7 @@ def test_wheel_holds_the_package_and_all_of_it(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     files = (p for p in (ROOT / "d2lmini").rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     assert names == {p.relative_to(ROOT).as_posix() for p in files}
-    kinds = {".py", ".js", ".css", ".json", ".safetensors", ".wasm", ".wat", ".html"}
+    kinds = {".py", ".js", ".css", ".json", ".safetensors", ".txt", ".wasm", ".wat", ".html"}
     assert {Path(name).suffix for name in names} == kinds
 
 

@@ -126,7 +126,7 @@ def _report_best(source: sources.BatchSource, config: TrainConfig, device: torch
 
 def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
-    model, info = checkpoint.load_model(options.model, devices.pick_device(options.device))
+    model, info = _load_model(options.model, devices.pick_device(options.device))
     (source,) = _sources(options, _open_as_trained(options, model, info))
     thresholds = {"match_iou_threshold": options.match_iou, **_chosen(DetectConfig, options)}
     result = validate(model, source, info.classes, precision=options.precision, **thresholds)
@@ -180,7 +180,7 @@ def report(result: Validation) -> str:
 
 def run_detect(options: Namespace) -> None:
     """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
-    model, info = checkpoint.load_model(options.model, devices.pick_device(options.device))
+    model, info = _load_model(options.model, devices.pick_device(options.device))
     model, out = export.inference_model(model), Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[str] | None = [] if options.skip_bad else None
@@ -226,6 +226,7 @@ def _find(model: TinySSD, image: Image.Image, resize_mode: str, options: Namespa
     pixels = images.to_tensor(image, model.image_size, resize_mode)
     predictions = predict_batched(model, pixels.unsqueeze(0), precision=options.precision)
     thresholds = {"score_threshold": options.score, **_chosen(DetectConfig, options)}
+    thresholds["score_function"] = model.score_function
     (found,) = detect(*predictions, model.anchors, **thresholds)
     boxes = images.placement(image.size, model.image_size, resize_mode).out_of_square(found.boxes)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the image
@@ -283,7 +284,7 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
 
 def run_export(options: Namespace) -> None:
     """Write a checkpoint as files for use elsewhere: Python, web pages, ONNX."""
-    model, info = checkpoint.load_model(options.model)
+    model, info = _load_model(options.model)
     path, written = Path(options.model), {}
     if options.out or not (options.page or options.onnx):
         folder = Path(options.out or "export")
@@ -304,6 +305,12 @@ def run_export(options: Namespace) -> None:
         written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
     for path, what in written.items():
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
+
+
+def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD, checkpoint.ModelInfo]:
+    """The detector of a file, or the one of that name that comes with the package."""
+    shipped = not Path(name).exists() and (checkpoint.WEIGHTS / f"{name}.safetensors").is_file()
+    return (checkpoint.pretrained if shipped else checkpoint.load_model)(name, device)
 
 
 def _chosen(config: type, options: Namespace) -> dict[str, Any]:

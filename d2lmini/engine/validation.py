@@ -78,6 +78,7 @@ def validate(
     detects in its share of the images, and all get everything.
     """
     ranks, source = ranks or Ranks(), as_source(data)
+    options["score_function"] = model.score_function
     if not len(source):
         raise ValueError("there are no images to score: give at least one")
     share = ranks.share(torch.arange(len(source)))

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from d2lmini import boxes, live
 from d2lmini.checkpoint import ModelInfo, describe_model, save_tensors, write_bytes
 from d2lmini.data import Sample
+from d2lmini.detect import foreground_scores
 from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinyBackbone, TinySSD, fuse_conv_bn
 
 MEGABYTES = 256  # what the maps of one image may take in a browser; a phone has that much
@@ -68,6 +69,11 @@ def layer_plan(model: TinySSD) -> list[dict[str, Any]]:
     if not isinstance(model.backbone, TinyBackbone):
         need = "the browser runs TinyBackbone only, in any width and depth; export to ONNX instead"
         raise ExportError(f"the backbone is a {type(model.backbone).__name__}: {need}")
+    if model.anchor_spec.paired or model.score_function != "softmax":
+        raise ExportError(
+            "the browser knows D2L's anchors and softmax scores, not paired sizes and ratios or "
+            f"{model.score_function} scores: export to ONNX instead"
+        )
     return [step for step, _ in _steps(fuse_conv_bn(model))]
 
 
@@ -228,10 +234,11 @@ def png(image: Tensor) -> bytes:
 
 
 class Deployed(nn.Module):
-    """An inference model with softmax and decoding: images (1, 3, H, W), floats in [0, 1], go in.
+    """An inference model with scores and decoding: images (1, 3, H, W), floats in [0, 1], go in.
 
-    Out come probabilities (1, A, K + 1), background first, and corner boxes (1, A, 4), not clipped.
-    Thresholds and NMS stay with whoever deploys it.
+    Out come probabilities (1, A, K + 1), background first, and corner boxes (1, A, 4), not clipped. Where
+    each class has a sigmoid, background gets what the best class leaves. Thresholds and NMS stay with
+    whoever deploys it.
     """
 
     def __init__(self, model: TinySSD) -> None:
@@ -240,7 +247,12 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits, offsets = self.model(images)
-        return logits.softmax(-1), boxes.decode(self.model.anchors, offsets)
+        if self.model.score_function == "softmax":
+            scores = logits.softmax(-1)
+        else:
+            scores = foreground_scores(logits, self.model.score_function)
+            scores = torch.cat([1 - scores.amax(-1, keepdim=True), scores], dim=-1)
+        return scores, boxes.decode(self.model.anchors, offsets)
 
 
 def save_onnx(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
