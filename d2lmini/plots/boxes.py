@@ -163,7 +163,8 @@ def contact_sheet(
     images = [to_pixels(s.image, f"image of sample {i}") for i, s in enumerate(samples)]
     pixels, frames = _grid(images, columns, cell)
     labels = {label for part in (*samples, *(detections or ())) for label in part.labels.tolist()}
-    figure, ax = _sheet(*pixels.size, labels, classes, detections is None)
+    truth = any(len(sample.labels) for sample in samples)
+    figure, ax = _sheet(*pixels.size, labels, classes, detections is None, truth)
     show_image(pixels, ax)
     color, width = (None, 1.0) if detections is None else (style.TRUTH, 0.5)
     for i, (sample, frame) in enumerate(zip(samples, frames, strict=True)):
@@ -192,13 +193,15 @@ def _grid(images: Sequence[NDArray[np.uint8]], columns: int, cell: int) -> tuple
     return sheet, frames
 
 
-def _sheet(width: int, height: int, labels: set[int], classes: Names, alone: bool) -> tuple[Drawing, Axes]:
+def _sheet(
+    width: int, height: int, labels: set[int], classes: Names, alone: bool, truth: bool
+) -> tuple[Drawing, Axes]:
     """A figure with axes of so many pixels, and a legend of several classes or ground truth under them."""
     present = sorted(label for label in labels if label >= 0)
     entries = [
         (class_name(label, classes), class_color(label), DASHES if alone else "-") for label in present
     ]
-    entries += [] if alone else [("ground truth", style.TRUTH, DASHES)]
+    entries += [("ground truth", style.TRUTH, DASHES)] if truth and not alone else []
     if not entries or (alone and len(classes) == 1):
         figure = style.new_figure(width, height)
         return figure, figure.add_axes((0, 0, 1, 1))
