@@ -143,7 +143,7 @@ def suggest_anchors(boxes: Tensor, map_shapes: Sequence[tuple[int, int]]) -> Anc
 
     >>> small, large = torch.tensor([[0.1, 0.1, 0.2, 0.2]]), torch.tensor([[0.1, 0.1, 0.9, 0.9]])
     >>> suggest_anchors(torch.cat([small] * 9 + [large] * 9), [(32, 32), (1, 1)])
-    AnchorSpec(sizes=((0.1,), (0.8,)), ratios=((1.0,), (1.0,)))
+    AnchorSpec(sizes=((0.1,), (0.8,)), ratios=((1.0,), (1.0,)), paired=False)
     """
     if not len(map_shapes):
         raise ValueError("there are no feature maps: give the height and width of at least one")

@@ -306,7 +306,7 @@ def test_detect_equals_the_loop(seed, k, a, options):
 def without_the_bound() -> pytest.MonkeyPatch:
     """Every anchor gets its softmax, as if the quick bound on it did not exist."""
     patch = pytest.MonkeyPatch()
-    every = lambda logits, threshold: torch.ones(logits.shape[:2], dtype=torch.bool)  # noqa: E731
+    every = lambda logits, config: torch.ones(logits.shape[:2], dtype=torch.bool)  # noqa: E731
     patch.setattr(detection, "prefilter_by_logit", every)
     return patch
 
@@ -342,7 +342,7 @@ def test_the_bound_leaves_few_anchors_of_a_trained_network():
     logits[..., 0] = 12
     logits[0, [7, 40], 2] = 14.0
     logits[1, 99, 3] = 12.0
-    chosen = detection.prefilter_by_logit(logits, 0.01)
+    chosen = detection.prefilter_by_logit(logits, DetectConfig())
     assert chosen.nonzero().tolist() == [[0, 7], [0, 40], [1, 99]]
 
 

@@ -209,7 +209,9 @@ def test_a_network_is_trained_once_for_all_ways_to_detect(place, monkeypatch):
     spy = lambda *a, **options: asked.append(options) or real(*a, **options)  # noqa: E731
     monkeypatch.setattr(validation, "detect", spy)
     rows.compute(Row("tiny", "scenes", crowd | {"detect.iou_threshold": 0.3}, 0))
-    assert asked == [{"iou_threshold": 0.3}]  # and not that of matching, which has the same name
+    assert asked == [
+        {"iou_threshold": 0.3, "score_function": "softmax"}
+    ]  # and not that of matching, which has the same name
 
 
 def test_a_row_of_another_setting_is_refused(place):

@@ -55,7 +55,7 @@ def test_it_scores_what_its_notes_say(detector):
 
 def test_an_unknown_name_is_answered_with_those_there_are():
     with pytest.raises(
-        CheckpointError, match="no detector 'scene' comes with the package: choose from scenes"
+        CheckpointError, match="no detector 'scene' comes with the package: choose from everyday, scenes"
     ):
         pretrained("scene")
 

@@ -21,8 +21,8 @@ from d2lmini.train import TrainConfig
 OPTIONS = """
   d    images IMAGE...          image files, or folders of them
    a   data DATA=bananas        bananas, scenes, d2l-bananas or a folder
- e  x  --model FILE=runs/bananas/best.safetensors  a checkpoint, or the name of a detector that comes along
-  d    --model FILE=everyday    a checkpoint, or the name of a detector that comes along
+ e  x  --model FILE=runs/bananas/best.safetensors  a checkpoint, or everyday or scenes
+  d    --model FILE=everyday    a checkpoint, or everyday or scenes
 t      --out FOLDER             where checkpoints and images go (required)
   d    --out FOLDER=detections  where PNG and JSON files go
    a   --out FILE=data.png      the contact sheet
