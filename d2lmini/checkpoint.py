@@ -21,10 +21,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
-from d2lmini.mobilenet import SSDMobileNetV2
+from d2lmini.mobilenet import SSDMobileNetV2, TopDownMobileNetV2
 from d2lmini.model import NORMS, TinyBackbone, TinySSD, fuse_conv_bn
 
 WEIGHTS = Path(__file__).parent / "weights"  # what the package ships
+BACKBONES = {"ssd_mobilenet_v2": SSDMobileNetV2, "top_down_mobilenet_v2": TopDownMobileNetV2}
 FORMAT = 1  # raised when a reader of today could no longer read the file
 
 
@@ -133,7 +134,7 @@ def build_model(record: Mapping[str, Any], backbone: nn.Module | None = None) ->
         timm = importlib.import_module("d2lmini.interop.timm")
         backbone = timm.timm_backbone(options["timm"], **{k: v for k, v in options.items() if k != "timm"})
     elif backbone is None:
-        kind = {"ssd_mobilenet_v2": SSDMobileNetV2}.get(options.get("name"), TinyBackbone)
+        kind = BACKBONES.get(options.get("name"), TinyBackbone)
         backbone = kind(**{k: v for k, v in options.items() if k != "name"})
     spec = AnchorSpec(record["sizes"], record["ratios"], record.get("paired", False))
     heads = {name: record[name] for name in ("head_kernel", "score_function") if name in record}

@@ -7,6 +7,8 @@ folded into the convolutions, which have biases instead.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,6 +88,7 @@ class MobileNetV2(nn.Module):
     """
 
     stride = 32
+    channels = (192, 576, WIDEST)
 
     def __init__(self, padding: str = "symmetric") -> None:
         super().__init__()
@@ -131,3 +134,53 @@ class SSDMobileNetV2(nn.Module):
         for block in self.extra:
             maps.append(block(maps[-1]))
         return maps
+
+
+class TopDown(nn.Module):
+    """A pyramid of `width` channels on the maps of a backbone: what the coarse ones know reaches the finer.
+
+    Each map is brought to `width` channels by 1 × 1; from the coarsest on, each is enlarged and added to the
+    next finer one; a 3 × 3 then smooths what is not smooth about that. Two coarser maps follow, the last of a
+    single cell. Source: Lin et al. 2017 (feature pyramid networks), section 3.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        self.lateral = nn.ModuleList(_conv_bn_relu(nn.Conv2d(c, width, 1, bias=False)) for c in channels)
+        self.smooth = nn.ModuleList(
+            _conv_bn_relu(
+                nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
+                nn.Conv2d(width, width, 1, bias=False),
+            )
+            for _ in channels
+        )
+        self.down = _conv_bn_relu(nn.Conv2d(width, width, 3, 2, 1, bias=False))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps [(N, width, H, W)], finest first, two more than there are of [(N, C, H, W)]."""
+        *finer, x = [lateral(x) for lateral, x in zip(self.lateral, maps, strict=True)]
+        pyramid = [x]
+        for x in reversed(finer):
+            pyramid.insert(0, x + F.interpolate(pyramid[0], size=x.shape[2:]))
+        pyramid = [smooth(x) for smooth, x in zip(self.smooth, pyramid, strict=True)]
+        x = self.down(pyramid[-1])
+        return [*pyramid, x, x.amax(dim=(2, 3), keepdim=True)]
+
+
+def _conv_bn_relu(*convs: nn.Conv2d) -> nn.Sequential:
+    return nn.Sequential(*convs, nn.BatchNorm2d(convs[-1].out_channels), nn.ReLU())
+
+
+class TopDownMobileNetV2(nn.Module):
+    """MobileNetV2 with a small `TopDown` pyramid on it: a backbone of which only the pyramid has to learn."""
+
+    def __init__(self, padding: str = "symmetric", width: int = 64) -> None:
+        super().__init__()
+        self.backbone = MobileNetV2(padding)
+        self.pyramid = TopDown(self.backbone.channels, width)
+        self.options = {"name": "top_down_mobilenet_v2", "padding": padding, "width": width}
+        self.stride = self.backbone.stride
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps [(N, width, H, W)], finest first, of normalized pixels (N, 3, H, W)."""
+        return self.pyramid(self.backbone(x))

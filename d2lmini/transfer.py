@@ -1,27 +1,47 @@
 """What to train a kind of data with: recipes for the generated sets, and a detector for images of your own.
 
 Of a folder the epochs follow from the number of images, the anchors from the boxes, and the backbone starts
-from the detector that comes with the package. Each of the three can be turned off.
+from a detector that comes with the package. Each of the three can be turned off. Photographs start from
+"everyday", whose backbone knows so much that a small head on its frozen features learns in seconds:
+`fit_photographs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, suggest_anchors
-from d2lmini.checkpoint import pretrained
-from d2lmini.data.augment import AugmentConfig
-from d2lmini.data.samples import Batch, GroundTruth
+from d2lmini.checkpoint import load_tensors, load_weights, pretrained, write_bytes
+from d2lmini.data.augment import AugmentConfig, augment_batch
+from d2lmini.data.samples import Batch, GroundTruth, concatenate
+from d2lmini.data.sources import MEMORY_FRACTION, BatchSource, InMemorySource, as_source, free_memory
+from d2lmini.engine import devices
+from d2lmini.engine.prefetch import generator
+from d2lmini.engine.state import BEST, HISTORY, LAST
 from d2lmini.losses import LossConfig
-from d2lmini.model import TinyBackbone, TinySSD, init_class_bias, map_shapes
-from d2lmini.train import TrainConfig
+from d2lmini.mobilenet import TopDownMobileNetV2
+from d2lmini.model import (
+    Predictions,
+    TinyBackbone,
+    TinySSD,
+    flatten_heads,
+    init_class_bias,
+    map_shapes,
+    normalize,
+)
+from d2lmini.train import FitResult, Images, TrainConfig, fit
 
-STARTS = ("scenes", "none")
+STARTS = ("everyday", "scenes", "none")
 MILD = AugmentConfig(flip=0.5, color=0.3, expand=0, crop=0)
 LONG_RATIOS = ((1, 2, 0.5, 3, 1 / 3),) * 5  # a banana is up to five times as long as wide
 # For objects from 4 % to 80 % of the image: each map carries anchors half the size of TinySSD's, so
@@ -54,11 +74,13 @@ RECIPES = {
 FOLDER_RECIPE = Recipe(
     256, 0, TrainConfig(epochs=60, anchors=FINE_ANCHORS, loss=LossConfig(), prior_prob=None)
 )
+# Of `fit_photographs`. The strong weight decay is measured: a head on frozen features learns them by heart.
+PHOTOGRAPH_RECIPE = Recipe(300, 0, TrainConfig(weight_decay=0.1))
 
 
-def recipe(data: str = "bananas") -> Recipe:
-    """The recipe for a data set: one for each preset, and one for folders of your own."""
-    return RECIPES.get(data, FOLDER_RECIPE)
+def recipe(data: str = "bananas", start: str | None = None) -> Recipe:
+    """The recipe for a data set: one for each preset, one for folders of your own, one for "everyday"."""
+    return PHOTOGRAPH_RECIPE if start == "everyday" else RECIPES.get(data, FOLDER_RECIPE)
 
 
 SCORES = 20  # how often a run is scored
@@ -96,8 +118,8 @@ def configure_for_dataset(
     than the set. The same set and seed give the same answer. Raises ValueError for an unknown start and as
     `suggest_anchors` and TinySSD do.
     """
-    if start not in STARTS:
-        raise ValueError(f"start is {start!r}: choose from {', '.join(STARTS)}")
+    if start not in ("scenes", "none"):
+        raise ValueError(f"start is {start!r}: choose from scenes, none; everyday is for `fit_photographs`")
     size = (size, size) if isinstance(size, int) else tuple(size)
     count = len(objects.labels)
     with torch.random.fork_rng(devices=()):
@@ -115,3 +137,179 @@ def configure_for_dataset(
         epochs = epochs_for(count)
         config = replace(config, epochs=epochs, eval_every=max(1, round(epochs / SCORES)))
     return replace(config, batch_size=max(1, min(config.batch_size, count))), model
+
+
+HEAD, FINETUNE = "head", 24  # the folder of the first stage, and the epochs of the second
+VIEWS, HEAD_EPOCHS, HEAD_STEPS = 10, 4, 150  # of the first stage: views of an image, epochs, least steps
+HEAD_LR, FINETUNE_LR = 3e-3, 5e-4
+FEATURE_BATCH = 4  # images at a time: more do not fit into a CPU's cache
+
+
+class HeadOnFeatures(TinySSD):
+    """A detector that is given what its frozen backbone knows of images, (N, 1, 1, F) of `features_of`.
+
+    It has the pyramid and heads of `model`: what it learns, `model` knows.
+    """
+
+    def __init__(self, model: TinySSD) -> None:
+        super().__init__(model.num_classes, model.image_size, model.anchor_spec, model.backbone)
+        self.class_heads, self.box_heads = model.class_heads, model.box_heads
+        self.shapes = map_shapes(model.backbone.backbone, model.image_size)
+
+    def forward(self, images: Tensor) -> Predictions:
+        """Predictions from features."""
+        if not torch.is_autocast_enabled(images.device.type):
+            images = images.float()
+        parts = images.flatten(1).split([math.prod(shape) for shape in self.shapes], dim=1)
+        maps = [  # channels last, as they were kept
+            part.view(-1, height, width, channels).permute(0, 3, 1, 2)
+            for part, (channels, height, width) in zip(parts, self.shapes, strict=True)
+        ]
+        maps = self.backbone.pyramid(maps)
+        logits = flatten_heads(self.class_heads, maps, self.num_classes + 1)
+        return Predictions(logits, flatten_heads(self.box_heads, maps, 4))
+
+
+@torch.no_grad()
+def features_of(model: TinySSD, images: Tensor, precision: str = "auto") -> Tensor:
+    """Maps of the frozen backbone (N, F), float16, flattened channels last, of uint8 images (N, 3, H, W)."""
+    device = model.anchors.device
+    pixels = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
+    with devices.autocast(device, devices.pick_precision(precision, device)):
+        maps = model.backbone.backbone(pixels)
+    return torch.cat([x.half().permute(0, 2, 3, 1).flatten(1) for x in maps], dim=1).cpu()
+
+
+def keep_features(
+    model: TinySSD, source: BatchSource, config: TrainConfig, views: int, folder: Path | None, progress: bool
+) -> BatchSource:
+    """Features of all images and of `views` − 1 augmented views of each: in memory, or a file in `folder`."""
+    shapes = map_shapes(model.backbone.backbone, model.image_size)
+    rows, length = views * len(source), sum(math.prod(shape) for shape in shapes)
+    free = free_memory()
+    if folder is None or free is None or 2 * rows * length <= MEMORY_FRACTION * free:
+        kept = torch.empty(rows, length, dtype=torch.float16)
+    else:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".features.") as file:  # it goes with the process
+            options = {"shared": True, "size": rows * length, "dtype": torch.float16}
+            kept = torch.from_file(file.name, **options).view(rows, length)
+    truth, done = [], 0
+    with tqdm(total=rows, desc="features", unit="", leave=False, disable=not progress) as bar:
+        for batch in _views(source, config, views):
+            kept[done : done + len(batch.images)] = features_of(model, batch.images, config.precision)
+            truth.append(batch.ground_truth)
+            done += len(batch.images)
+            bar.update(len(batch.images))
+    features = InMemorySource(Batch(kept[:, None, None], *concatenate(truth)))
+    features.origin, features.split_record = source, source.split_record
+    return features
+
+
+def _views(source: BatchSource, config: TrainConfig, views: int) -> Iterator[Batch]:
+    """All images as they are, then augmented ones, a few at a time."""
+    for view in range(views):
+        for step, batch in enumerate(source.in_order(FEATURE_BATCH)):
+            if view and config.augment is not None:
+                batch = augment_batch(batch, config.augment, generator(config.seed, view, step))
+            yield batch
+
+
+def photograph_model(
+    objects: GroundTruth, size: tuple[int, int], classes: Sequence[str], seed: int
+) -> TinySSD:
+    """An untrained pyramid and heads, anchors suggested from the boxes, on the backbone of "everyday"."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        backbone = TopDownMobileNetV2("tensorflow")
+        maps = [(h, w) for _, h, w in map_shapes(backbone, size)]
+        spec = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
+        model = TinySSD(len(classes), size, spec, backbone)
+        init_class_bias(model)
+    backbone.backbone.load_state_dict(pretrained("everyday")[0].backbone.backbone.state_dict())
+    return model
+
+
+def fit_photographs(
+    train: Images,
+    validation: Images | None,
+    classes: Sequence[str],
+    config: TrainConfig | None = None,
+    *,
+    views: int = VIEWS,
+    finetune: int = FINETUNE,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, FitResult]:
+    """Train a detector for photographs: first a head on frozen features, then, for a while, all of it.
+
+    The backbone is that of "everyday". Its features of all images, and of augmented views of them, `views` in
+    all, are computed once. Stage "head": a small pyramid with SSD heads learns from these, in seconds. Stage
+    "finetune": all weights learn at a small rate, from images augmented anew in each of `finetune` epochs; 0
+    leaves it out. Returns the result of each stage. `config` says the rest; its epochs and rate do not count.
+
+    Folders: `out`/head has the run of the first stage and `out` that of the second, each as `fit` writes it;
+    best.safetensors in `out` is the better one on `validation`. `resume` goes on in the stage that was
+    interrupted. Raises ValueError for options that make no sense and as `fit` does.
+    """
+    config = PHOTOGRAPH_RECIPE.config if config is None else config
+    if views < 1 or finetune < 0:
+        raise ValueError(f"views is {views} and finetune {finetune}: give at least 1 and 0")
+    train, validation = as_source(train), None if validation is None else as_source(validation)
+    out = None if out is None else Path(out)
+    if out is not None and (out / LAST).exists() and not resume:
+        raise ValueError(
+            f"{out} already holds a run: add --resume to go on with it, or choose another folder"
+        )
+    if config.disable_malloc_trim:
+        devices.disable_malloc_trim()
+    model = photograph_model(train.ground_truth(), train.image_size, classes, config.seed)
+    config = replace(config, anchors=model.anchor_spec, batch_size=max(1, min(config.batch_size, len(train))))
+    options = {"resume": resume, "progress": progress}
+    results = {HEAD: _fit_head(model, train, validation, classes, config, views, out, options)}
+    if finetune:
+        every = max(1, round(finetune / SCORES))
+        config = replace(config, epochs=finetune, lr=FINETUNE_LR, eval_every=every)
+        results["finetune"] = fit(train, validation, classes, config, out=out, model=model, **options)
+    if out is not None and (not finetune or _best_ap(results[HEAD]) > _best_ap(results["finetune"])):
+        write_bytes(out / BEST, (out / HEAD / BEST).read_bytes())
+    return results
+
+
+def _fit_head(
+    model: TinySSD,
+    train: BatchSource,
+    validation: BatchSource | None,
+    classes: Sequence[str],
+    config: TrainConfig,
+    views: int,
+    out: Path | None,
+    options: dict[str, bool],
+) -> FitResult:
+    """The first stage: features, then pyramid and heads; of a run that is complete just its result."""
+    rows = views * len(train)
+    batch_size = min(config.batch_size, rows)
+    epochs = max(HEAD_EPOCHS, math.ceil(HEAD_STEPS / (rows // batch_size)))
+    every = max(1, epochs // HEAD_EPOCHS)
+    config = replace(config, epochs=epochs, lr=HEAD_LR, augment=None, batch_size=batch_size, eval_every=every)
+    folder = None if out is None else out / HEAD
+    if folder is not None and options["resume"] and (folder / HISTORY).exists():
+        history = json.loads((folder / HISTORY).read_text("utf8"))["epochs"]
+        if len(history) == epochs:
+            load_weights(model, load_tensors(folder / LAST)[0], folder / LAST)
+            return FitResult(model, history, None)
+    device = devices.pick_device(config.device)
+    head = HeadOnFeatures(model).to(device)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    model.backbone.backbone.requires_grad_(False)
+    features = keep_features(head, train, config, views, folder, options["progress"])
+    held_out = validation and keep_features(head, validation, config, 1, folder, options["progress"])
+    result = fit(features, held_out, classes, config, out=folder, model=head, **options)
+    model.backbone.backbone.requires_grad_(True)
+    return result._replace(model=model)
+
+
+def _best_ap(result: FitResult) -> float:
+    """The best AP of a stage; −1 without a score."""
+    return max((row["ap"] for row in result.history if row.get("ap") is not None), default=-1.0)

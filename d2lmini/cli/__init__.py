@@ -57,7 +57,7 @@ def run_train(options: Namespace) -> None:
 
     Started by torchrun, every rank does this; the first one prints, writes and draws.
     """
-    recipe, out = transfer.recipe(options.data), Path(options.out)
+    recipe, out = transfer.recipe(options.data, options.start), Path(options.out)
     options.quiet |= not distributed.is_main_process()
     loss = replace(recipe.config.loss, **_chosen(LossConfig, options))
     config = replace(recipe.config, **_chosen(TrainConfig, options), loss=loss)
@@ -70,6 +70,8 @@ def run_train(options: Namespace) -> None:
         _say(f"are the boxes right? {out / 'data.png'}")
     source, held_out = _sources(options, training, validation)
     source.split_record = training.split_record
+    if options.start == "everyday":
+        return _train_photographs(options, config, source, held_out, training.classes)
     config, model = _configure(options, config, source, training.classes)
     device = devices.pick_device(distributed.local_device(config.device))
     precision = str(devices.pick_precision(config.precision, device)).removeprefix("torch.")
@@ -85,6 +87,33 @@ def run_train(options: Namespace) -> None:
         _report_best(held_out, config, device, out)
         print(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
         print(f"images: {out / 'data.png'}, {out / 'curves.png'}, {out / 'detections.png'}")
+
+
+def _train_photographs(
+    options: Namespace,
+    config: TrainConfig,
+    source: sources.BatchSource,
+    held_out: sources.BatchSource,
+    classes: Sequence[str],
+) -> None:
+    """Train from "everyday": a head on frozen features, then all weights; say which of them is better."""
+    if distributed.launched_ranks().world_size > 1:
+        raise ValueError("--start everyday trains in one process: leave torchrun out")
+    if options.backbone:
+        raise ValueError("--start everyday has a backbone of its own: leave --backbone out")
+    out, device = Path(options.out), devices.pick_device(config.device)
+    stages = {"views": options.views, "finetune": options.finetune, "resume": options.resume}
+    _say(f"training on {device.type}: {len(source)} + {len(held_out)} images; Ctrl-C saves and stops")
+    run = {"out": out, "progress": not options.quiet}
+    results = transfer.fit_photographs(source, held_out, classes, config, **stages, **run)
+    for stage, result in results.items():
+        best = max((row for row in result.history if row.get("ap") is not None), key=lambda row: row["ap"])
+        seconds = sum(row["seconds"] for row in result.history)
+        _say(f"{stage}: AP50 {best['ap50']:.3f}, AP {best['ap']:.3f}, {seconds:.0f} s of training")
+        plots.save(plots.plot_history(result.history), out / f"curves-{stage}.png")
+    _report_best(held_out, config, device, out)
+    print(f"best model: {out / state.BEST}")
+    print(f"images: {out / 'data.png'}, {out / 'curves-head.png'}, {out / 'detections.png'}")
 
 
 def _configure(

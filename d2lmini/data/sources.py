@@ -34,6 +34,7 @@ class BatchSource:
     image_size: tuple[int, int]  # (height, width)
     top_label: int  # no label is above it; -1 where there is no object
     split_record: Mapping[str, Any] | None = None  # how its folder was divided, for the checkpoint
+    origin: BatchSource | None = None  # what its batches were computed from, if they were
     waited = worked = 0.0  # seconds that the consumer waited for batches, and spent between them
 
     def __len__(self) -> int:

@@ -220,8 +220,10 @@ def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 def fingerprint(source: BatchSource) -> dict[str, Any]:
     """What tells one training set from another: numbers and hashes of images and annotations.
 
-    The images are `SAMPLED` ones, evenly spread; of a set in memory all annotations count.
+    The images are `SAMPLED` ones, evenly spread; of a set in memory all annotations count. What was computed
+    from images has their fingerprint: it may differ in the last bit from one processor to the next.
     """
+    source = source.origin or source
     count = len(source)
     index = torch.linspace(0, count - 1, min(count, SAMPLED), dtype=torch.float64).round().long()
     (batch,) = source.batches([index])
