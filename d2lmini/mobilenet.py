@@ -12,16 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Widening t, channels, number of blocks, stride of the first (Sandler et al. 2018, table 2).
-STAGES = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+# Channels, number of blocks, stride of the first (Sandler et al. 2018, table 2).
+STAGES = ((16, 1, 1), (24, 2, 2), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 WIDEST = 1280  # channels of the last convolution
 HALVING = (6, 13)  # blocks, from 0, that go from stride 8 to 16 and from 16 to 32
 EXTRA = ((256, 512), (128, 256), (128, 256), (64, 128))  # channels of SSD's maps: after 1 × 1, after 3 × 3
@@ -95,9 +87,10 @@ class MobileNetV2(nn.Module):
         self.options = {"name": "mobilenet_v2", "padding": padding}
         self.stem = nn.Sequential(Conv(3, 32, 3, 2, padding=padding), nn.ReLU6())
         self.blocks, channels = nn.ModuleList(), 32
-        for factor, outputs, count, stride in STAGES:
+        for stage, (outputs, count, stride) in enumerate(STAGES):
             for n in range(count):
-                block = InvertedResidual(channels, outputs, factor, stride if n == 0 else 1, padding)
+                factor, step = 6 if stage else 1, stride if n == 0 else 1
+                block = InvertedResidual(channels, outputs, factor, step, padding)
                 self.blocks.append(block)
                 channels = outputs
         self.last = nn.Sequential(Conv(channels, WIDEST), nn.ReLU6())
@@ -147,13 +140,11 @@ class TopDown(nn.Module):
     def __init__(self, channels: Sequence[int], width: int = 64) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(_conv_bn_relu(nn.Conv2d(c, width, 1, bias=False)) for c in channels)
-        self.smooth = nn.ModuleList(
-            _conv_bn_relu(
-                nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
-                nn.Conv2d(width, width, 1, bias=False),
-            )
-            for _ in channels
-        )
+        depthwise = {"kernel_size": 3, "padding": 1, "groups": width, "bias": False}
+        pairs = [
+            (nn.Conv2d(width, width, **depthwise), nn.Conv2d(width, width, 1, bias=False)) for _ in channels
+        ]
+        self.smooth = nn.ModuleList(_conv_bn_relu(*pair) for pair in pairs)
         self.down = _conv_bn_relu(nn.Conv2d(width, width, 3, 2, 1, bias=False))
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -275,10 +275,7 @@ def start_run(
     if model is not None and model.num_classes != len(classes):
         raise ValueError(f"the model has {model.num_classes} classes, but {len(classes)} are named")
     if model is not None and model.score_function != "softmax":
-        raise ValueError(
-            f"the model's scores are {model.score_function}s, and the losses are those of a softmax: "
-            "replace_class_heads(model, sources) gives a model to train"
-        )
+        raise ValueError("the model's scores are sigmoids, the losses a softmax's: call replace_class_heads")
     if model is None:
         model = TinySSD(len(classes), train.image_size, config.anchors)
         if config.prior_prob is not None:

@@ -10,35 +10,25 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
-from tqdm.auto import tqdm
+from torch import nn
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, suggest_anchors
 from d2lmini.checkpoint import load_tensors, load_weights, pretrained, write_bytes
-from d2lmini.data.augment import AugmentConfig, augment_batch
-from d2lmini.data.samples import Batch, GroundTruth, concatenate
-from d2lmini.data.sources import MEMORY_FRACTION, BatchSource, InMemorySource, as_source, free_memory
+from d2lmini.data.augment import AugmentConfig
+from d2lmini.data.samples import Batch, GroundTruth
+from d2lmini.data.sources import BatchSource, as_source
 from d2lmini.engine import devices
-from d2lmini.engine.prefetch import generator
+from d2lmini.engine.features import HeadOnFeatures, keep_features
 from d2lmini.engine.state import BEST, HISTORY, LAST
 from d2lmini.losses import LossConfig
 from d2lmini.mobilenet import TopDownMobileNetV2
-from d2lmini.model import (
-    Predictions,
-    TinyBackbone,
-    TinySSD,
-    flatten_heads,
-    init_class_bias,
-    map_shapes,
-    normalize,
-)
+from d2lmini.model import TinyBackbone, TinySSD, init_class_bias, map_shapes
 from d2lmini.train import FitResult, Images, TrainConfig, fit
 
 STARTS = ("everyday", "scenes", "none")
@@ -47,8 +37,7 @@ LONG_RATIOS = ((1, 2, 0.5, 3, 1 / 3),) * 5  # a banana is up to five times as lo
 # For objects from 4 % to 80 % of the image: each map carries anchors half the size of TinySSD's, so
 # that its receptive field sees the whole object and some of what is around it.
 FINE_ANCHORS = AnchorSpec(
-    sizes=((0.06, 0.1), (0.15, 0.21), (0.29, 0.38), (0.5, 0.61), (0.75, 0.88)),
-    ratios=LONG_RATIOS,
+    sizes=((0.06, 0.1), (0.15, 0.21), (0.29, 0.38), (0.5, 0.61), (0.75, 0.88)), ratios=LONG_RATIOS
 )
 
 
@@ -142,76 +131,6 @@ def configure_for_dataset(
 HEAD, FINETUNE = "head", 24  # the folder of the first stage, and the epochs of the second
 VIEWS, HEAD_EPOCHS, HEAD_STEPS = 10, 4, 150  # of the first stage: views of an image, epochs, least steps
 HEAD_LR, FINETUNE_LR = 3e-3, 5e-4
-FEATURE_BATCH = 4  # images at a time: more do not fit into a CPU's cache
-
-
-class HeadOnFeatures(TinySSD):
-    """A detector that is given what its frozen backbone knows of images, (N, 1, 1, F) of `features_of`.
-
-    It has the pyramid and heads of `model`: what it learns, `model` knows.
-    """
-
-    def __init__(self, model: TinySSD) -> None:
-        super().__init__(model.num_classes, model.image_size, model.anchor_spec, model.backbone)
-        self.class_heads, self.box_heads = model.class_heads, model.box_heads
-        self.shapes = map_shapes(model.backbone.backbone, model.image_size)
-
-    def forward(self, images: Tensor) -> Predictions:
-        """Predictions from features."""
-        if not torch.is_autocast_enabled(images.device.type):
-            images = images.float()
-        parts = images.flatten(1).split([math.prod(shape) for shape in self.shapes], dim=1)
-        maps = [  # channels last, as they were kept
-            part.view(-1, height, width, channels).permute(0, 3, 1, 2)
-            for part, (channels, height, width) in zip(parts, self.shapes, strict=True)
-        ]
-        maps = self.backbone.pyramid(maps)
-        logits = flatten_heads(self.class_heads, maps, self.num_classes + 1)
-        return Predictions(logits, flatten_heads(self.box_heads, maps, 4))
-
-
-@torch.no_grad()
-def features_of(model: TinySSD, images: Tensor, precision: str = "auto") -> Tensor:
-    """Maps of the frozen backbone (N, F), float16, flattened channels last, of uint8 images (N, 3, H, W)."""
-    device = model.anchors.device
-    pixels = normalize(images.to(device)).contiguous(memory_format=torch.channels_last)
-    with devices.autocast(device, devices.pick_precision(precision, device)):
-        maps = model.backbone.backbone(pixels)
-    return torch.cat([x.half().permute(0, 2, 3, 1).flatten(1) for x in maps], dim=1).cpu()
-
-
-def keep_features(
-    model: TinySSD, source: BatchSource, config: TrainConfig, views: int, folder: Path | None, progress: bool
-) -> BatchSource:
-    """Features of all images and of `views` − 1 augmented views of each: in memory, or a file in `folder`."""
-    shapes = map_shapes(model.backbone.backbone, model.image_size)
-    rows, length = views * len(source), sum(math.prod(shape) for shape in shapes)
-    free = free_memory()
-    if folder is None or free is None or 2 * rows * length <= MEMORY_FRACTION * free:
-        kept = torch.empty(rows, length, dtype=torch.float16)
-    else:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".features.") as file:  # it goes with the process
-            options = {"shared": True, "size": rows * length, "dtype": torch.float16}
-            kept = torch.from_file(file.name, **options).view(rows, length)
-    truth, done = [], 0
-    with tqdm(total=rows, desc="features", unit="", leave=False, disable=not progress) as bar:
-        for batch in _views(source, config, views):
-            kept[done : done + len(batch.images)] = features_of(model, batch.images, config.precision)
-            truth.append(batch.ground_truth)
-            done += len(batch.images)
-            bar.update(len(batch.images))
-    features = InMemorySource(Batch(kept[:, None, None], *concatenate(truth)))
-    features.origin, features.split_record = source, source.split_record
-    return features
-
-
-def _views(source: BatchSource, config: TrainConfig, views: int) -> Iterator[Batch]:
-    """All images as they are, then augmented ones, a few at a time."""
-    for view in range(views):
-        for step, batch in enumerate(source.in_order(FEATURE_BATCH)):
-            if view and config.augment is not None:
-                batch = augment_batch(batch, config.augment, generator(config.seed, view, step))
-            yield batch
 
 
 def photograph_model(
@@ -221,7 +140,7 @@ def photograph_model(
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         backbone = TopDownMobileNetV2("tensorflow")
-        maps = [(h, w) for _, h, w in map_shapes(backbone, size)]
+        maps = [shape[1:] for shape in map_shapes(backbone, size)]
         spec = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
         model = TinySSD(len(classes), size, spec, backbone)
         init_class_bias(model)
@@ -258,9 +177,7 @@ def fit_photographs(
     train, validation = as_source(train), None if validation is None else as_source(validation)
     out = None if out is None else Path(out)
     if out is not None and (out / LAST).exists() and not resume:
-        raise ValueError(
-            f"{out} already holds a run: add --resume to go on with it, or choose another folder"
-        )
+        raise ValueError(f"{out} already holds a run: add --resume to go on, or choose another folder")
     if config.disable_malloc_trim:
         devices.disable_malloc_trim()
     model = photograph_model(train.ground_truth(), train.image_size, classes, config.seed)
@@ -290,7 +207,7 @@ def _fit_head(
     rows = views * len(train)
     batch_size = min(config.batch_size, rows)
     epochs = max(HEAD_EPOCHS, math.ceil(HEAD_STEPS / (rows // batch_size)))
-    every = max(1, epochs // HEAD_EPOCHS)
+    every, augment = max(1, epochs // HEAD_EPOCHS), config.augment
     config = replace(config, epochs=epochs, lr=HEAD_LR, augment=None, batch_size=batch_size, eval_every=every)
     folder = None if out is None else out / HEAD
     if folder is not None and options["resume"] and (folder / HISTORY).exists():
@@ -298,13 +215,11 @@ def _fit_head(
         if len(history) == epochs:
             load_weights(model, load_tensors(folder / LAST)[0], folder / LAST)
             return FitResult(model, history, None)
-    device = devices.pick_device(config.device)
-    head = HeadOnFeatures(model).to(device)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    head = HeadOnFeatures(model).to(devices.pick_device(config.device))
     model.backbone.backbone.requires_grad_(False)
-    features = keep_features(head, train, config, views, folder, options["progress"])
-    held_out = validation and keep_features(head, validation, config, 1, folder, options["progress"])
+    keep = {"precision": config.precision, "folder": folder, "progress": options["progress"]}
+    features = keep_features(head, train, views, augment, config.seed, **keep)
+    held_out = validation and keep_features(head, validation, **keep)
     result = fit(features, held_out, classes, config, out=folder, model=head, **options)
     model.backbone.backbone.requires_grad_(True)
     return result._replace(model=model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 
@@ -14,11 +13,13 @@ from d2lmini.checkpoint import load_model
 from d2lmini.cli import main
 from d2lmini.data import GroundTruth, Synthetic, load
 from d2lmini.data.augment import AugmentConfig
+from d2lmini.engine import features as kept_features
+from d2lmini.engine.features import HeadOnFeatures, features_of, keep_features
 from d2lmini.engine.state import BEST, HISTORY, LAST
 from d2lmini.interop.export import inference_model
 from d2lmini.mobilenet import TopDown
 from d2lmini.train import TrainConfig
-from d2lmini.transfer import HEAD, HeadOnFeatures, features_of, fit_photographs, photograph_model
+from d2lmini.transfer import HEAD, fit_photographs, photograph_model
 
 SIZE = 96
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.1, device="cpu", precision="float32")
@@ -102,7 +103,7 @@ def test_a_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
     whole = fit_photographs(*given, finetune=2, out=tmp_path / "whole", **SHORT)
     fit_photographs(*given, finetune=0, out=tmp_path / "part", **SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(transfer, "keep_features", lambda *a: pytest.fail("features are computed again"))
+        patch.setattr(transfer, "keep_features", lambda *a, **k: pytest.fail("features are computed again"))
         part = fit_photographs(*given, finetune=2, out=tmp_path / "part", resume=True, **SHORT)
     rows = [[row["loss"] for row in r["finetune"].history] for r in (whole, part)]
     assert rows[0] == rows[1]
@@ -119,7 +120,7 @@ def test_a_run_goes_on_where_it_stopped(scenes, tmp_path, monkeypatch):
 def test_features_that_do_not_fit_into_memory_live_in_a_file(scenes, tmp_path, monkeypatch):
     batch, classes = scenes
     roomy = fit_photographs(batch, None, classes, CONFIG, finetune=0, out=tmp_path / "a", **SHORT)
-    monkeypatch.setattr(transfer, "free_memory", lambda: 0)
+    monkeypatch.setattr(kept_features, "free_memory", lambda: 0)
     tight = fit_photographs(batch, None, classes, CONFIG, finetune=0, out=tmp_path / "b", **SHORT)
     assert [row["loss"] for row in roomy[HEAD].history] == [row["loss"] for row in tight[HEAD].history]
 
@@ -128,7 +129,7 @@ def test_views_are_augmented_but_for_the_first(scenes):
     batch, classes = scenes
     model = photograph_model(batch.ground_truth, (SIZE, SIZE), classes, seed=0).eval()
     source = transfer.as_source(batch)
-    kept = transfer.keep_features(model, source, CONFIG, 3, None, False)
+    kept = keep_features(model, source, 3, CONFIG.augment, precision="float32")
     assert len(kept) == 18
     first = features_of(model, batch.images[:4], "float32")
     assert torch.equal(kept.batch.images[:4].flatten(1), first)
@@ -185,7 +186,6 @@ def test_augmentation_can_be_turned_off(scenes):
     batch, classes = scenes
     model = photograph_model(batch.ground_truth, (SIZE, SIZE), classes, seed=0).eval()
     source = transfer.as_source(batch)
-    plain = dataclasses.replace(CONFIG, augment=None)
-    kept = transfer.keep_features(model, source, plain, 2, None, False).batch.images
+    kept = keep_features(model, source, 2, precision="float32").batch.images
     assert torch.equal(kept[:6], kept[6:])
     assert isinstance(CONFIG.augment, AugmentConfig)

@@ -78,8 +78,8 @@ t      --cls-weight X           weight of the class loss
 t      --box-weight X           weight of the box loss
 network:
 t      --start NAME             pretrained backbone (for folders scenes)
-t      --views N=10             with --start everyday: views of an image from which the head learns
-t      --finetune N=24          with --start everyday: epochs in which all weights learn, 0 for none
+t      --views N=10             everyday: views of an image for its head
+t      --finetune N=24          everyday: epochs of all weights, or 0
 t      --backbone NAME          a network of timm as backbone
 t      --backbone-weights FILE  its weights as safetensors (random)
 t      --fixed-anchors          for folders: the recipe's anchors, not suggested ones
