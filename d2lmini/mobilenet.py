@@ -84,7 +84,6 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, padding: str = "symmetric") -> None:
         super().__init__()
-        self.options = {"name": "mobilenet_v2", "padding": padding}
         self.stem = nn.Sequential(Conv(3, 32, 3, 2, padding=padding), nn.ReLU6())
         self.blocks, channels = nn.ModuleList(), 32
         for stage, (outputs, count, stride) in enumerate(STAGES):

@@ -25,7 +25,7 @@ from d2lmini.data.samples import Batch, GroundTruth
 from d2lmini.data.sources import BatchSource, as_source
 from d2lmini.engine import devices
 from d2lmini.engine.features import HeadOnFeatures, keep_features
-from d2lmini.engine.state import BEST, HISTORY, LAST
+from d2lmini.engine.state import BEST, HISTORY, LAST, best_epoch
 from d2lmini.losses import LossConfig
 from d2lmini.mobilenet import TopDownMobileNetV2
 from d2lmini.model import TinyBackbone, TinySSD, init_class_bias, map_shapes
@@ -214,7 +214,7 @@ def _fit_head(
         history = json.loads((folder / HISTORY).read_text("utf8"))["epochs"]
         if len(history) == epochs:
             load_weights(model, load_tensors(folder / LAST)[0], folder / LAST)
-            return FitResult(model, history, None)
+            return FitResult(model, history, best_epoch(history))
     head = HeadOnFeatures(model).to(devices.pick_device(config.device))
     model.backbone.backbone.requires_grad_(False)
     keep = {"precision": config.precision, "folder": folder, "progress": options["progress"]}
@@ -227,4 +227,4 @@ def _fit_head(
 
 def _best_ap(result: FitResult) -> float:
     """The best AP of a stage; −1 without a score."""
-    return max((row["ap"] for row in result.history if row.get("ap") is not None), default=-1.0)
+    return -1.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["ap"]

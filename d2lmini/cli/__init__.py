@@ -107,9 +107,10 @@ def _train_photographs(
     run = {"out": out, "progress": not options.quiet}
     results = transfer.fit_photographs(source, held_out, classes, config, **stages, **run)
     for stage, result in results.items():
-        best = max((row for row in result.history if row.get("ap") is not None), key=lambda row: row["ap"])
+        best = result.history[(result.best_epoch or 0) - 1]  # without a score the last
+        scores = f"AP50 {best['ap50']:.3f}, AP {best['ap']:.3f}" if result.best_epoch else "no score"
         seconds = sum(row["seconds"] for row in result.history)
-        _say(f"{stage}: AP50 {best['ap50']:.3f}, AP {best['ap']:.3f}, {seconds:.0f} s of training")
+        _say(f"{stage}: {scores}, {seconds:.0f} s of training")
         plots.save(plots.plot_history(result.history), out / f"curves-{stage}.png")
     _report_best(held_out, config, device, out)
     print(f"best model: {out / state.BEST}")

@@ -65,8 +65,7 @@ class TrainState:
     @property
     def best_epoch(self) -> int | None:
         """The epoch with the highest COCO AP so far (from 1); None before the first score."""
-        scored = [row for row in self.history if row.get("ap") is not None]
-        return max(scored, key=lambda row: (row["ap"], row["epoch"]))["epoch"] if scored else None
+        return best_epoch(self.history)
 
     def stalled(self, patience: int | None) -> bool:
         """Whether the last `patience` scores were no better than an earlier one."""
@@ -209,6 +208,12 @@ class TrainState:
         self.totals = tensors["totals"].to(self.totals.device)
         self.history = record["history"]
         torch.set_rng_state(tensors["rng"])
+
+
+def best_epoch(history: Sequence[dict[str, Any]]) -> int | None:
+    """The epoch (from 1) of the row with the highest COCO AP, of equals the last; None without a score."""
+    scored = [row for row in history if row.get("ap") is not None]
+    return max(scored, key=lambda row: (row["ap"], row["epoch"]))["epoch"] if scored else None
 
 
 def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
