@@ -1,12 +1,14 @@
 """Folders of real photographs: a head on frozen features, the same fine-tuned, and other recipes beside them.
 
     python -m benchmarks.folders boards PATH --folds 5
-    python -m benchmarks.folders cards PATH --recipes everyday folder d2l
+    python -m benchmarks.folders cards PATH --recipes everyday scenes d2l curve
 
-trains on the folder's train split and scores its test split; with `--folds K` both are put together and
-divided, and the row has the mean and the range of K runs. `everyday` is `--start everyday`, `folder` what
-`train --data FOLDER` does without it, `d2l` the recipe of section 14.7 as published. A row is kept in
-`benchmarks/results/photos-NAME-RECIPE.json`; scores are those of the last epoch, seconds those of the call.
+trains on the folder's train split and scores its test split, once for each seed; with `--folds K` both are
+put together and divided. A row has the mean and the range of all runs. `everyday` is what `train --data
+FOLDER` does, `scenes` the same with `--start scenes`, `d2l` the recipe of section 14.7 as published, and
+`curve` the learning curve of heads on frozen features, with forecasts from its smaller numbers of images.
+Results are kept in `benchmarks/results/photos-NAME-RECIPE.json`; scores are those of the last epoch, seconds
+those of the call.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,10 +30,12 @@ from d2lmini.data import Batch
 from d2lmini.data.samples import concatenate
 from d2lmini.engine import devices
 from d2lmini.engine.validation import validate
+from d2lmini.inspect import LearningCurve, learning_curve
 from d2lmini.train import FitResult
 
-RECIPES = ("everyday", "folder", "d2l")
+RECIPES = ("everyday", "scenes", "d2l", "curve")
 SCORES = ("ap50", "ap")
+REPEATS = 5  # of the learning curve
 
 
 def parts_of(folder: Path, folds: int, images: int | None, size: int) -> Iterator[tuple[Batch, Batch, tuple]]:
@@ -62,41 +67,82 @@ def run(recipe: str, parts: tuple[Batch, Batch, tuple], seed: int) -> dict[str, 
     if recipe == "d2l":
         row = small.run_d2l((training, held_out, classes), seed)
         return {"d2l": {name: row["final"][name] for name in SCORES} | {"seconds": row["fit_seconds"]}}
-    if recipe == "folder":
+    if recipe == "scenes":
         config = dataclasses.replace(transfer.FOLDER_RECIPE.config, seed=seed)
         size = training.images.shape[2:]
         config, model = transfer.configure_for_dataset(config, training, size, classes)
         result = train.fit(training, None, classes, config, model=model, progress=False)
-        stages["folder"] = scores_of(result, held_out, classes)
+        stages["scenes"] = scores_of(result, held_out, classes)
     else:
         config = dataclasses.replace(transfer.PHOTOGRAPH_RECIPE.config, seed=seed)
-        options = {"config": config, "progress": False}
-        result = transfer.fit_photographs(training, None, classes, finetune=0, **options)
-        stages["head"] = {"seconds": time.perf_counter() - start}
-        stages["head"] |= scores_of(result["head"], held_out, classes)
-        start = time.perf_counter()
-        result = transfer.fit_photographs(training, None, classes, **options)
-        stages["fine-tuned"] = scores_of(result["finetune"], held_out, classes)
+        with tempfile.TemporaryDirectory() as out:
+            options = {"config": config, "progress": False, "out": out}
+            result = transfer.fit_photographs(training, None, classes, finetune=0, **options)
+            stages["head"] = {"seconds": time.perf_counter() - start}
+            stages["head"] |= scores_of(result["head"], held_out, classes)
+            result = transfer.fit_photographs(training, None, classes, resume=True, **options)
+            stages["fine-tuned"] = scores_of(result["finetune"], held_out, classes)
     last = list(stages)[-1]
     stages[last]["seconds"] = time.perf_counter() - start
     return stages
 
 
-def table() -> str:
-    """All rows that are kept, as Markdown."""
-    lines = ["| photographs | training images | recipe | AP50 | COCO AP | seconds |"]
-    lines += ["| --- | ---: | --- | ---: | ---: | ---: |"]
+def curve(parts: tuple[Batch, Batch, tuple], seed: int) -> dict[str, Any]:
+    """A learning curve up to all training images, and what its first parts forecast of its next point."""
+    training, held_out, classes = parts
+    config = dataclasses.replace(transfer.PHOTOGRAPH_RECIPE.config, seed=seed)
+    count = len(training.images)
+    sizes = [n for n in (10, 20) if n < count // 4] + [count // 4, count // 2]
+    options = {"sizes": sizes, "repeats": REPEATS, "progress": False}
+    scores = learning_curve(training, held_out, classes, config, **options).scores
+    forecasts = []
+    for n in sizes[1:]:
+        known = LearningCurve({k: row for k, row in scores.items() if k <= n})
+        forecasts.append(known.forecast(min(k for k in scores if k > n))._asdict() | {"from": n})
+    return {"scores": scores, "forecasts": forecasts}
+
+
+def records(curves: bool) -> Iterator[dict[str, Any]]:
+    """The kept learning curves, or the other rows, by name."""
     for path in sorted(machine.RESULTS.glob("photos-*.json")):
         record = json.loads(path.read_text())
+        if ("curve" in record) == curves:
+            yield record
+
+
+def curve_table() -> str:
+    """All forecasts that are kept beside what came of it, as Markdown."""
+    lines = ["| photographs | from | forecast of AP for | | it was |", "| --- | ---: | ---: | --- | --- |"]
+    for record in records(curves=True):
+        for one in record["curve"]["forecasts"]:
+            row = record["curve"]["scores"][str(one["images"])]
+            band = f"{one['ap']:.2f} ({one['low']:.2f} to {one['high']:.2f})"
+            truth = f"{sum(row) / len(row):.2f} ({min(row):.2f} to {max(row):.2f})"
+            cells = (record["name"], str(one["from"]), str(one["images"]), band, truth)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def table() -> str:
+    """All rows that are kept, as Markdown."""
+    lines = ["| photographs | training images | recipe | runs | AP50 | COCO AP | seconds | threads |"]
+    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |"]
+    for record in records(curves=False):
         for stage in record["runs"][0]["stages"]:
             stages = [one["stages"][stage] for one in record["runs"]]
-            cells = [f"{record['name']}, {record['how']}", f"{record['train_images']}", stage]
+            cells = [
+                f"{record['name']}, {record['how']}",
+                f"{record['train_images']}",
+                stage,
+                f"{len(stages)}",
+            ]
             for name in SCORES:
                 values = [one[name] for one in stages]
                 mean = f"{sum(values) / len(values):.3f}"
                 spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
                 cells.append(mean + spread)
             cells.append(f"{sum(one['seconds'] for one in stages) / len(stages):.0f}")
+            cells.append(f"{record['machine']['threads']}")
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -109,24 +155,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=["everyday"])
     parser.add_argument("--folds", type=int, default=0)
     parser.add_argument("--images", type=int, help="only so many for training")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args(arguments)
     devices.disable_malloc_trim()
     for recipe in options.recipes:
-        size = (transfer.PHOTOGRAPH_RECIPE if recipe == "everyday" else transfer.FOLDER_RECIPE).image_size
-        runs: list[dict[str, Any]] = []
-        for parts in parts_of(options.folder, options.folds, options.images, size):
-            stages = run(recipe, parts, options.seed)
-            runs.append({"held_out": len(parts[1].images), "stages": stages})
-            said = {k: {name: round(v, 3) for name, v in stage.items()} for k, stage in stages.items()}
-            print(options.name, recipe, said, flush=True)
+        ours = recipe in ("everyday", "curve")
+        size = (transfer.PHOTOGRAPH_RECIPE if ours else transfer.FOLDER_RECIPE).image_size
+        every = list(parts_of(options.folder, options.folds, options.images, size))
         how = f"{options.folds} folds" if options.folds else "train to test"
-        record = {"name": options.name, "how": how, "recipe": recipe, "train_images": len(parts[0].images)}
-        record |= {"seed": options.seed, "image_size": size, "date": machine.today()}
-        record |= {"machine": machine.describe(), "runs": runs}
+        record = {"name": options.name, "how": how, "recipe": recipe, "seeds": options.seeds}
+        record |= {"train_images": len(every[0][0].images), "image_size": size, "date": machine.today()}
+        record |= {"machine": machine.describe()}
         few = f"-{options.images}" if options.images else ""
-        machine.write_json(machine.RESULTS / f"photos-{options.name}{few}-{recipe}.json", record)
-    print(table())
+        path = machine.RESULTS / f"photos-{options.name}{few}-{recipe}.json"
+        if recipe == "curve":
+            machine.write_json(path, record | {"curve": curve(every[0], options.seeds[0])})
+            continue
+        runs: list[dict[str, Any]] = []
+        for seed in options.seeds:
+            for fold, parts in enumerate(every):
+                stages = run(recipe, parts, seed)
+                runs.append({"seed": seed, "fold": fold, "held_out": len(parts[1].images), "stages": stages})
+                said = {k: {n: round(v, 3) for n, v in stage.items()} for k, stage in stages.items()}
+                print(options.name, recipe, said, flush=True)
+                machine.write_json(path, record | {"runs": runs})
+    print(f"{table()}\n\n{curve_table()}")
 
 
 if __name__ == "__main__":

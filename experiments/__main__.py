@@ -23,7 +23,7 @@ from d2lmini.engine import state
 from experiments import rows, sweep, tables
 from experiments.questions import QUESTIONS
 from experiments.scales import SCALES
-from experiments.setting import PRESETS
+from experiments.setting import EVERY
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,8 +39,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     shared.add_argument("--results", type=Path, default=rows.RESULTS, help="folder of the kept rows")
     many = argparse.ArgumentParser(add_help=False)
     many.add_argument("questions", nargs="*", metavar="question", help=f"all of {', '.join(QUESTIONS)}")
-    many.add_argument("--seeds", type=int, nargs="+", default=list(sweep.SEEDS))
-    many.add_argument("--presets", nargs="+", choices=PRESETS, default=[])
+    many.add_argument("--seeds", type=int, nargs="+", default=[], help="those of the scale")
+    many.add_argument("--presets", nargs="+", choices=EVERY, default=[])
     many.add_argument("--urgent", action="store_true", help="leave out what may come last")
     device = argparse.ArgumentParser(add_help=False)
     device.add_argument("--device", default="auto")

@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from d2lmini import checkpoint, data, train
 from d2lmini.data import Batch
 from d2lmini.detect import Detections
 from d2lmini.engine import devices, state
+from d2lmini.engine.features import HeadOnFeatures, freeze_backbone, photograph_model
 from d2lmini.engine.validation import validate
 from d2lmini.evaluate import evaluate
 from d2lmini.model import TinyBackbone, TinySSD, init_class_bias
+from d2lmini.train import Images, TrainConfig
+from d2lmini.transfer import FINETUNE, FROZEN, PHOTOGRAPH_RECIPE
+from experiments import photographs
 from experiments.resample import draw_images, resampled_ap
 from experiments.scales import SCALES
 from experiments.setting import Changes, Setting, of_training, resolve, slug
@@ -122,9 +126,9 @@ def rounded(value: Any, digits: int = 5) -> Any:
 
 def compute(row: Row, device: str = "auto", log: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """Train (or go on where an earlier try stopped) and score; `log` gets a line after every epoch."""
-    setting, classes = row.setting, data.PRESETS[row.preset]
+    setting = row.setting
     model, history, failure = _trained(row.trained_as, device, log)
-    held_out = _held_out(row.preset, setting)
+    held_out, classes = _held_out(row.preset, setting), _classes(row.preset, setting)
     start = time.perf_counter()
     matching = {"match_iou_threshold": setting.config.iou_threshold}
     _, anchors, found = validate(model, held_out, classes, **matching, **setting.detect)
@@ -207,57 +211,80 @@ def _trained(
     if (folder / FINAL).exists():
         model, info = checkpoint.load_model(folder / FINAL)
         return model.to(devices.pick_device(device)), info.notes["history"], info.notes["diverged"]
-    # On a GPU whole steps are recorded: so small a network waits for Python otherwise.
-    graph = devices.pick_device(device).type == "cuda"
-    config = replace(setting.config, device=device, graph=graph)
-    classes = data.PRESETS[row.preset]
-    model = _network(setting, len(classes))
+    classes, model, failure = _classes(row.preset, setting), _network(row.preset, setting), None
     history: list[dict[str, Any]] = []
-
-    def on_epoch(model: TinySSD, epoch: dict[str, Any]) -> None:
-        history.append(epoch)
-        log(state.format_row(epoch))
-
-    images, held_out = _training(row.preset, setting), _held_out(row.preset, setting)
-    failure = None
+    options = {"resume": True, "progress": False, "on_epoch": lambda _, epoch: log(state.format_row(epoch))}
     try:
-        result = train.fit(
-            images, held_out, classes, config,
-            out=folder, resume=True, model=model, progress=False, on_epoch=on_epoch,
-        )  # fmt: skip
-        history = result.history
+        for name, network, training, held_out, config in _stages(row.preset, setting, device, model):
+            run = {"out": folder / name, "model": network, **options}
+            history += train.fit(training, held_out, classes, config, **run).history
     except state.TrainingDiverged as error:  # a result, too: it finds nothing
-        failure, model = str(error).split(":")[0], model.eval()
+        failure = str(error).split(":")[0]
     notes = {"history": history, "diverged": failure}
-    checkpoint.save_model(folder / FINAL, model, checkpoint.ModelInfo(classes, notes))
-    for name in (state.LAST, state.BEST, state.HISTORY):
-        (folder / name).unlink(missing_ok=True)
+    checkpoint.save_model(folder / FINAL, model.eval(), checkpoint.ModelInfo(classes, notes))
+    for path in (folder, folder / FINETUNE):
+        for name in (state.LAST, state.BEST, state.HISTORY):
+            (path / name).unlink(missing_ok=True)
     return model, history, failure
 
 
-def _network(setting: Setting, classes: int) -> TinySSD:
+Stage = tuple[str, TinySSD, Images, Images | None, TrainConfig]  # its folder, and what `fit` is given
+
+
+def _stages(preset: str, setting: Setting, device: str, model: TinySSD) -> Iterator[Stage]:
+    """The trainings of a row, one after the other: of photographs first a head on frozen features."""
+    if not setting.views:
+        # On a GPU whole steps are recorded: so small a network waits for Python otherwise.
+        config = replace(setting.config, device=device, graph=devices.pick_device(device).type == "cuda")
+        training = images(preset, "train", setting.image_size, setting.count)
+        yield "", model, training, _held_out(preset, setting), config
+        return
+    config = replace(setting.config, device=device, anchors=model.anchor_spec)
+    known = photographs.features(*_divided(preset, setting), setting.views, config.augment, device)
+    freeze_backbone(model)
+    some = photographs.some(known, setting.count, setting.views)
+    yield "", HeadOnFeatures(model), some, None, replace(config, augment=None)
+    if setting.finetune:
+        freeze_backbone(model, FROZEN)
+        rate, epochs = PHOTOGRAPH_RECIPE.config.lr, setting.finetune
+        whole = photographs.parts(*_divided(preset, setting)).training.select(slice(setting.count))
+        yield FINETUNE, model, whole, None, replace(config, lr=rate, epochs=epochs, eval_every=epochs)
+
+
+def _divided(preset: str, setting: Setting) -> tuple[str, int, int, int]:
+    return preset, setting.image_size, setting.held_out, setting.config.seed
+
+
+def _classes(preset: str, setting: Setting) -> tuple[str, ...]:
+    return photographs.parts(*_divided(preset, setting)).classes if setting.views else data.PRESETS[preset]
+
+
+def _network(preset: str, setting: Setting) -> TinySSD:
     """A new network; its weights depend on the seed and its shape only."""
-    config = setting.config
+    config, classes = setting.config, _classes(preset, setting)
+    if setting.views:
+        truth = (
+            photographs.parts(*_divided(preset, setting)).training.select(slice(setting.count)).ground_truth
+        )
+        return photograph_model(truth, (setting.image_size,) * 2, classes, config.seed, config.prior_prob)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         backbone = TinyBackbone(setting.channels, setting.width, finer=setting.finer)
-        model = TinySSD(classes, setting.image_size, config.anchors, backbone)
+        model = TinySSD(len(classes), setting.image_size, config.anchors, backbone)
     if config.prior_prob is not None:
         init_class_bias(model, config.prior_prob)
     return model
 
 
-def _training(preset: str, setting: Setting) -> Batch:
-    return images(preset, "train", setting.image_size, setting.count)
-
-
 def _held_out(preset: str, setting: Setting) -> Batch:
     """The held-out images; with `crowded`, so many of those that hold at least so many objects."""
-    if not setting.crowded:
-        return images(preset, "val", setting.image_size, setting.held_out)
-    batch = images(preset, "val", setting.image_size, 5 * setting.held_out)
+    if setting.views:
+        batch = photographs.parts(*_divided(preset, setting)).held_out
+    else:
+        count = setting.held_out * (5 if setting.crowded else 1)
+        batch = images(preset, "val", setting.image_size, count)
     full = ((batch.labels >= 0).sum(1) >= setting.crowded).nonzero()[:, 0]
-    return batch.select(full[: setting.held_out])
+    return batch.select(full[: setting.held_out]) if setting.crowded else batch
 
 
 def lock(path: Path) -> FileLock:

@@ -12,9 +12,12 @@ from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec
 from d2lmini.data.augment import AugmentConfig
 from d2lmini.losses import LossConfig
 from d2lmini.train import TrainConfig
-from d2lmini.transfer import FINE_ANCHORS, LONG_RATIOS
+from d2lmini.transfer import FINE_ANCHORS, LONG_RATIOS, VIEWS
 
 PRESETS = ("bananas", "scenes")
+PHOTOGRAPHS = ("boards", "cards")  # folders: see `experiments.photographs`
+EVERY = (*PRESETS, *PHOTOGRAPHS)
+CROWD = 3  # objects in a photograph that is crowded: few hold more
 SMALLEST = 64  # pixels a side: the smallest image that is drawn, and that TinySSD can halve six times
 Changes = Mapping[str, Any]
 
@@ -32,6 +35,8 @@ class Setting:
     finer: int
     config: TrainConfig
     detect: dict[str, Any] = field(default_factory=dict)
+    views: int = 0  # of photographs: so many of each, whose frozen features the head learns from
+    finetune: int = 0  # epochs that all weights learn after that
 
     def record(self) -> dict[str, Any]:
         """The same as plain JSON values."""
@@ -45,7 +50,8 @@ class Scale:
     For each preset, `sizes` is the side of an image, `counts` how many are trained with and `held_out` how
     many are scored. `anchors` are those that fit the objects *and* the feature maps of that size: the fine
     ones of large images fall between the places of a small image's maps. `shipped`: nothing is trained,
-    the detector that comes with the book is scored.
+    the detector that comes with the book is scored. `photographs`: a head is trained on the frozen features
+    of "everyday", its anchors suggested from the boxes; each of the `seeds` divides the images anew.
     """
 
     name: str
@@ -53,21 +59,24 @@ class Scale:
     sizes: Mapping[str, int]
     counts: Mapping[str, int]
     held_out: Mapping[str, int]
-    epochs: int
+    epochs: int | Mapping[str, int]
     batch_size: int
     lr: float
     channels: tuple[int, ...] = (16, 32, 64)
     width: int = 128
     anchors: Mapping[str, AnchorSpec] = field(default_factory=lambda: OURS)
     shipped: bool = False
+    photographs: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
 
     def base(self, preset: str) -> Setting:
         """What every variant departs from at this scale. All that a package's default could move is stated.
 
         It is this book's recipe with SSD's hard negatives: what speaks for all of them is one of the rows.
         """
+        epochs = self.epochs if isinstance(self.epochs, int) else self.epochs[preset]
         config = TrainConfig(
-            epochs=self.epochs,
+            epochs=epochs,
             batch_size=self.batch_size,
             optimizer="adamw",
             lr=self.lr,
@@ -78,10 +87,13 @@ class Scale:
             loss=LossConfig(),  # SSD's: three hard negatives per positive
             prior_prob=None,
             augment=AugmentConfig(flip=0.5, color=0.3, expand=0, crop=0),
-            anchors=self.anchors[preset],
-            eval_every=max(1, self.epochs // 2),
+            anchors=self.anchors.get(preset, TINY_SSD_ANCHORS),
+            eval_every=max(1, epochs // 2),
         )
         size, count, held_out = (part[preset] for part in (self.sizes, self.counts, self.held_out))
+        if self.photographs:
+            config = replace(config, augment=AugmentConfig(), weight_decay=0.1, eval_every=epochs)
+            return Setting(size, count, held_out, 0, (), 0, 0, config, views=VIEWS)
         return Setting(size, count, held_out, 0, self.channels, self.width, 0, config)
 
 
@@ -140,17 +152,20 @@ def of_training(changes: Changes) -> dict[str, Any]:
 def resolve(scale: Scale, preset: str, changes: Changes) -> Setting | None:
     """The setting that changes make of a scale's base recipe.
 
-    None if its images would be too small, or if the anchors it changes to are the scale's own.
+    None if its images would be too small, if the anchors it changes to are the scale's own, or if there are
+    not so many photographs.
 
     "times" keys multiply what the base has: `size_times`, `batch_times`, and `count_times`, which keeps the
-    number of updates (fewer images, more epochs). `anchors` names one of `ANCHORS`. `finer`, `crowded`,
-    `loss.X`, `augment.X`, `detect.X` and any option of TrainConfig are set. Raises ValueError for others.
+    number of updates (fewer images, more epochs). `anchors` names one of `ANCHORS`. `finer`, `crowded`
+    (of photographs at most `CROWD`), `finetune`, `loss.X`, `augment.X`, `detect.X` and any option of
+    TrainConfig are set. Raises ValueError for others.
     """
     base = setting = scale.base(preset)
     for key, value in changes.items():
         setting = _change(setting, key, value)
     same = "anchors" in changes and setting.config.anchors == base.config.anchors
-    return None if same or setting.image_size < SMALLEST else setting
+    missing = scale.photographs and setting.count > base.count
+    return None if same or missing or setting.image_size < SMALLEST else setting
 
 
 def _change(setting: Setting, key: str, value: Any) -> Setting:
@@ -166,7 +181,8 @@ def _change(setting: Setting, key: str, value: Any) -> Setting:
         return replace(setting, config=replace(config, batch_size=round(config.batch_size * value)))
     if key == "anchors":
         return replace(setting, config=replace(config, anchors=ANCHORS[value](config.anchors)))
-    if key in ("finer", "crowded"):
+    if key in ("finer", "crowded", "finetune"):
+        value = min(value, CROWD) if key == "crowded" and setting.views else value
         return replace(setting, **{key: value})
     if group == "detect":
         return replace(setting, detect={**setting.detect, name: value})

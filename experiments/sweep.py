@@ -21,22 +21,24 @@ from experiments.rows import Row
 from experiments.scales import SCALES
 from experiments.setting import Question, of_training, resolve
 
-SEEDS = (0, 1, 2)
-
 
 def rows_of(
     questions: Iterable[Question],
     scale: str,
-    seeds: Sequence[int] = SEEDS,
+    seeds: Sequence[int] = (),
     presets: Sequence[str] = (),
     parts: Sequence[str] = ("variants", "more"),
 ) -> list[Row]:
     """The rows that questions ask for, each once: first what is urgent, question by question.
 
-    Where nothing is trained, these are one row for each variant of the questions that need no training.
+    Without `seeds` they are the scale's. Where nothing is trained, these are one row for each variant of the
+    questions that need no training. Of photographs only what is urgent is asked, one seed after the other, so
+    that features are computed once.
     """
     found: dict[str, Row] = {}
-    questions = list(questions)
+    questions, seeds = list(questions), seeds or SCALES[scale].seeds
+    if SCALES[scale].photographs:
+        parts = parts[:1]
     if SCALES[scale].shipped:
         seeds = (0,)
         questions = [q for q in questions if not any(of_training(c) for c in q.every.values())]
@@ -45,12 +47,13 @@ def rows_of(
             for changes in getattr(question, part).values():
                 for seed in seeds:
                     for preset in question.presets:
-                        if presets and preset not in presets:
+                        if preset not in (presets or SCALES[scale].sizes):
                             continue
                         row = Row(scale, preset, changes, seed)
                         if resolve(SCALES[scale], preset, changes) is not None:
                             found.setdefault(row.name, row)
-    return list(found.values())
+    order = (lambda row: (row.preset, row.seed)) if SCALES[scale].photographs else lambda row: ()
+    return sorted(found.values(), key=order)
 
 
 def find(name: str) -> Row:

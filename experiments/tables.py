@@ -20,6 +20,7 @@ import numpy as np
 
 from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, inspect
 from d2lmini.errors import ANCHOR_RATES
+from d2lmini.mobilenet import TopDownMobileNetV2
 from experiments import rows, sweep
 from experiments.questions import QUESTIONS
 from experiments.rows import ROOT, Row, rounded
@@ -54,7 +55,11 @@ def build(scale: str, results: Path = rows.RESULTS) -> dict[str, Any]:
         "test": TEST,
         "rows": {"done": len(there), "asked": len(asked), "hours": _hours(there)},
         "where": _where(there),
-        "questions": {q.name: _question(q, scale, kept) for q in QUESTIONS.values()},
+        "questions": {
+            q.name: _question(q, scale, kept)
+            for q in QUESTIONS.values()
+            if {*q.presets} & {*SCALES[scale].sizes}
+        },
     }
 
 
@@ -74,7 +79,8 @@ def _where(there: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
 
 def _question(question: Question, scale: str, kept: Mapping[str, Any]) -> dict[str, Any]:
     words = ("title", "chapter", "asks", "expected", "baseline", "curves")
-    presets = {preset: _variants(question, scale, preset, kept) for preset in question.presets}
+    there = [preset for preset in question.presets if preset in SCALES[scale].sizes]
+    presets = {preset: _variants(question, scale, preset, kept) for preset in there}
     return {
         **{word: getattr(question, word) for word in words},
         "presets": presets,
@@ -87,7 +93,7 @@ def _variants(question: Question, scale: str, preset: str, kept: Mapping[str, An
     found = {
         name: [
             row
-            for seed in sweep.SEEDS
+            for seed in SCALES[scale].seeds
             if (row := kept.get(Row(scale, preset, changes, seed).name)) is not None
         ]
         for name, changes in question.every.items()
@@ -122,7 +128,8 @@ def multiply_adds(setting: Setting) -> int:
 def _multiply_adds(
     size: int, channels: tuple[int, ...], width: int, finer: int, anchors: AnchorSpec, classes: int
 ) -> int:
-    model = TinySSD(classes, size, anchors, TinyBackbone(channels, width, finer=finer))
+    backbone = TinyBackbone(channels, width, finer=finer) if channels else TopDownMobileNetV2()
+    model = TinySSD(classes, size, anchors, backbone)
     return round(sum(inspect.multiply_adds(model).values()) / 1e6)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from benchmarks import photographs
 from d2lmini import checkpoint, cli, detect, train, transfer
-from d2lmini.cli import main
+from d2lmini.cli import main, training
 from d2lmini.data import open_data
 from d2lmini.data.images import read_image, to_tensor
 from d2lmini.detect import DetectConfig
@@ -29,6 +29,7 @@ from d2lmini.model import TinySSD
 
 TINY = ["--data", "bananas", "--size", "64", "--count", "8", "--validation-count", "4"]
 FAST = ["--epochs", "2", "--batch-size", "4", "--precision", "float32", "--quiet"]
+SMALL = [*FAST, "--start", "scenes"]  # of folders
 
 
 def command(*arguments: str, cwd: Path, **options) -> subprocess.CompletedProcess:
@@ -332,7 +333,7 @@ def test_the_best_model_is_scored_as_training_did(tmp_path, monkeypatch):
 
     monkeypatch.setattr(devices, "pick_device", lambda name: torch.device("cpu", 0))
     monkeypatch.setattr(checkpoint, "load_model", load_model)
-    monkeypatch.setattr(cli, "validate", scored)
+    monkeypatch.setattr(training, "validate", scored)
     fast = ["--epochs", "3", "--batch-size", "2", "--precision", "bfloat16", "--quiet"]
     assert main(["train", *TINY, *fast, "--out", str(tmp_path)]) == 0
     assert used == [torch.device("cpu", 0), {"match_iou_threshold": 0.5, "precision": "bfloat16"}]
@@ -418,7 +419,7 @@ def test_a_page_begins_with_images_of_a_folder_in_the_models_order_of_classes(fo
 
 
 def test_training_begins_with_a_sheet_of_its_data(folder, tmp_path, capsys):
-    assert main(["train", "--data", str(folder), "--size", "64", *FAST, "--out", str(tmp_path)]) == 0
+    assert main(["train", "--data", str(folder), "--size", "64", *SMALL, "--out", str(tmp_path)]) == 0
     assert "are the boxes right?" in capsys.readouterr().err
     assert Image.open(tmp_path / "data.png").width > 300
 
@@ -427,7 +428,7 @@ def test_all_four_commands_work_on_a_folder(folder, tmp_path, capsys):
     out, model = tmp_path / "run", str(tmp_path / "run" / "best.safetensors")
     shape = ["--data", str(folder), "--size", "64", "--resize-mode", "letterbox", "--stream"]
     shape += ["--workers", "0"]
-    assert main(["train", *shape, *FAST, "--out", str(out)]) == 0
+    assert main(["train", *shape, *SMALL, "--out", str(out)]) == 0
     said = capsys.readouterr()
     assert "0 MB of images are read while they are used" in said.err
     assert re.search(r"data loading: \d+\.\d% of the time", said.err)
@@ -448,7 +449,7 @@ def test_all_four_commands_work_on_a_folder(folder, tmp_path, capsys):
 
 
 def test_memory_and_stream_give_the_same_model(folder, tmp_path):
-    shape = ["--data", str(folder), "--size", "64", *FAST]
+    shape = ["--data", str(folder), "--size", "64", *SMALL]
     assert main(["train", *shape, "--out", str(tmp_path / "a")]) == 0
     assert main(["train", *shape, "--stream", "--out", str(tmp_path / "b")]) == 0
     one, two = (checkpoint.load_tensors(tmp_path / name / "last.safetensors")[0] for name in "ab")
@@ -501,7 +502,7 @@ def test_faults_are_told_and_skipped_where_that_was_asked_for(folder, trained, t
 
 def test_a_folder_of_some_of_the_models_classes_is_scored(folder, tmp_path, capsys):
     out = str(tmp_path / "run")
-    arguments = ["train", "--data", str(folder), "--size", "64", *FAST]
+    arguments = ["train", "--data", str(folder), "--size", "64", *SMALL]
     assert main([*arguments, "--out", out, "--classes", "cow", "dog", "cat"]) == 0
     model = str(tmp_path / "run" / "best.safetensors")
     capsys.readouterr()
@@ -542,7 +543,8 @@ def scored(monkeypatch) -> list[torch.Tensor]:
         sets.append(torch.cat([batch.images for batch in source.in_order()]))
         return validate(model, source, *given, **options)
 
-    monkeypatch.setattr(cli, "validate", spy)
+    for module in (cli, training):
+        monkeypatch.setattr(module, "validate", spy)
     return sets
 
 
@@ -552,7 +554,7 @@ ANEW = "is divided anew at random: images that the model was trained on may be a
 def test_a_folder_is_scored_on_the_split_of_the_training(folder, tmp_path, capsys, scored):
     root, model = shutil.copytree(folder, tmp_path / "images"), str(tmp_path / "run" / "best.safetensors")
     own = ["--data-seed", "3", "--val-fraction", "0.4"]
-    arguments = ["train", "--data", str(root), "--size", "64", *FAST, "--out", str(tmp_path / "run")]
+    arguments = ["train", "--data", str(root), "--size", "64", *SMALL, "--out", str(tmp_path / "run")]
     assert main([*arguments, *own]) == 0
     again = ["evaluate", "--data", str(root), "--model", model, "--quiet"]
     assert main(again) == main([*again, *own]) == 0
@@ -576,7 +578,7 @@ def test_a_folder_is_scored_on_the_split_of_the_training(folder, tmp_path, capsy
 def test_a_split_by_lists_is_not_guessed(folder, tmp_path, capsys, scored):
     (tmp_path / "val.txt").write_text("7\n8\n9\n")
     lists, model = ["--val-list", str(tmp_path / "val.txt")], str(tmp_path / "run" / "best.safetensors")
-    arguments = ["train", "--data", str(folder), "--size", "64", *FAST, "--out", str(tmp_path / "run")]
+    arguments = ["train", "--data", str(folder), "--size", "64", *SMALL, "--out", str(tmp_path / "run")]
     assert main([*arguments, *lists]) == 0
     again = ["evaluate", "--data", str(folder), "--model", model, "--quiet"]
     assert main([*again, *lists]) == 0
@@ -600,7 +602,7 @@ def signs(tmp_path_factory) -> Path:
 def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
     out = tmp_path / "run"
     fast = ["--epochs", "1", "--size", "64", "--precision", "float32", "--quiet"]
-    assert main(["train", "--data", str(signs), *fast, "--out", str(out)]) == 0
+    assert main(["train", "--data", str(signs), *fast, "--start", "scenes", "--out", str(out)]) == 0
     model, info = checkpoint.load_model(out / "last.safetensors")
     assert info.classes == ("sign",)
     assert model.anchor_spec != transfer.FOLDER_RECIPE.config.anchors
@@ -626,8 +628,9 @@ def test_a_folder_is_trained_with_anchors_of_its_own(signs, tmp_path, capsys):
 def test_what_was_asked_for_does_not_follow_from_the_folder(signs, monkeypatch, asked, expected):
     seen = []
     monkeypatch.setattr(train, "fit", lambda *given, **options: seen.append(given[3]) or 1 / 0)
+    shape = ["--data", str(signs), "--size", "64", "--start", "none", "--quiet"]
     with pytest.raises(ZeroDivisionError):
-        main(["train", "--data", str(signs), "--size", "64", "--quiet", "--out", "run", *asked])
+        main(["train", *shape, "--out", "run", *asked])
     assert (seen[0].epochs, seen[0].eval_every) == expected
 
 

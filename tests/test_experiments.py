@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import photographs as photographs_of_signs
 from d2lmini import evaluate, train, transfer
 from d2lmini.detect import Detections
 from d2lmini.engine import validation
 from d2lmini.losses import LossConfig
 from experiments import __main__ as command
-from experiments import rows, sweep, tables
+from experiments import photographs, rows, sweep, tables
 from experiments.questions import QUESTIONS
 from experiments.recipes import D2L
 from experiments.resample import draw_images, resampled_ap
@@ -212,6 +213,62 @@ def test_a_network_is_trained_once_for_all_ways_to_detect(place, monkeypatch):
     assert asked == [
         {"iou_threshold": 0.3, "score_function": "softmax"}
     ]  # and not that of matching, which has the same name
+
+
+@pytest.fixture
+def boards(tmp_path, monkeypatch):
+    """A small folder in the place of the photographs."""
+    folder = tmp_path / "boards"
+    photographs_of_signs.write("signs", folder, 10)
+    (folder / "ImageSets" / "Main" / "val.txt").rename(folder / "ImageSets" / "Main" / "test.txt")
+    monkeypatch.setattr(photographs, "FOLDER", tmp_path)
+    small = {"sizes": {"boards": 64}, "counts": {"boards": 7}, "held_out": {"boards": 3}}
+    scale = dataclasses.replace(
+        SCALES["photos"], epochs={"boards": 1}, batch_size=4, seeds=(0, 1, 2), **small
+    )
+    monkeypatch.setitem(SCALES, "photos", scale)
+    for cache in (photographs.read, photographs.parts, photographs.features):
+        cache.cache_clear()
+    yield
+    for cache in (photographs.read, photographs.parts, photographs.features):
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("boards")
+def test_heads_on_photographs_share_their_features(place, monkeypatch):
+    todo = [Row("photos", "boards", changes, 1) for changes in ({}, {"loss.sigma": 3.0}, {"finetune": 1})]
+    known, computed = photographs.keep_features, []
+    monkeypatch.setattr(photographs, "keep_features", lambda *a: computed.append(a) or known(*a))
+    assert sweep.Sweep(todo, place).run() == 3
+    assert len(computed) == 1
+    base, other, tuned = (json.loads(row.path(place).read_text("utf8")) for row in todo)
+    assert base["final"]["objects"] == other["final"]["objects"] > 0
+    assert [row["loss"] for row in base["history"]] == [row["loss"] for row in tuned["history"]][:1]
+    assert base["history"][0]["box_loss"] != other["history"][0]["box_loss"]
+    assert len(tuned["history"]) == 2
+    assert rows.compute(todo[0])["final"]["ap50"] == pytest.approx(
+        base["final"]["ap50"], rel=1e-4
+    )  # read back
+
+
+@pytest.mark.usefixtures("boards")
+def test_each_seed_divides_the_photographs_anew():
+    one, two = (photographs.parts("boards", 64, 3, seed) for seed in (0, 1))
+    assert [len(part.training.images) for part in (one, two)] == [7, 7]
+    assert not torch.equal(one.held_out.images, two.held_out.images)
+    every = [torch.cat([p.training.images, p.held_out.images]).double().sum() for p in (one, two)]
+    assert every[0] == every[1]
+    few = photographs.some(transfer.as_source(one.training), 2, 1)
+    assert len(few) == 2
+
+
+def test_photographs_are_asked_what_they_can_answer():
+    asked = sweep.rows_of(QUESTIONS.values(), "photos")
+    assert {row.preset for row in asked} == {"boards", "cards"}
+    assert all(resolve(SCALES["photos"], row.preset, row.changes) is not None for row in asked)
+    assert not any("anchors" in row.changes or row.changes.get("count_times", 0) > 1 for row in asked)
+    order = [(row.preset, row.seed) for row in asked]
+    assert order == sorted(order), "features are computed once for a seed"
 
 
 def test_a_row_of_another_setting_is_refused(place):

@@ -46,14 +46,24 @@ def test_a_row_has_scores_and_seconds_of_both_stages(quick, capsys):
     folders.main(["drawn", "x", "--folds", "2"])
     row = json.loads((quick / "photos-drawn-everyday.json").read_text())
     assert [list(run["stages"]) for run in row["runs"]] == [["head", "fine-tuned"]] * 2
+    assert [run["fold"] for run in row["runs"]] == [0, 1]
     for run in row["runs"]:
         for stage in run["stages"].values():
             assert 0 <= stage["ap"] <= stage["ap50"] <= 1
             assert stage["seconds"] > 0
-    assert "| drawn, 2 folds | 5 | fine-tuned | " in capsys.readouterr().out
+    assert "| drawn, 2 folds | 5 | fine-tuned | 2 | " in capsys.readouterr().out
+
+
+def test_a_learning_curve_is_held_against_what_came_of_it(quick, capsys):
+    folders.main(["drawn", "x", "--recipes", "curve"])
+    kept = json.loads((quick / "photos-drawn-curve.json").read_text())["curve"]
+    assert {len(row) for row in kept["scores"].values()} == {folders.REPEATS}
+    assert [(one["from"], one["images"]) for one in kept["forecasts"]] == [(2, 5)]
+    assert "| drawn | 2 | 5 | " in capsys.readouterr().out
 
 
 def test_the_page_shows_the_kept_rows():
     text = (ROOT / "chapters" / "own_pictures.ipynb").read_text("utf8")
     sources = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
-    assert any(folders.table() in source for source in sources)
+    for table in (folders.table(), folders.curve_table()):
+        assert any(table in source for source in sources)

@@ -8,18 +8,21 @@ import shutil
 import pytest
 import torch
 
+from benchmarks import photographs
 from d2lmini import checkpoint, pretrained, transfer, validate
 from d2lmini.checkpoint import load_model
 from d2lmini.cli import main
 from d2lmini.data import GroundTruth, Synthetic, load
 from d2lmini.data.augment import AugmentConfig
 from d2lmini.engine import features as kept_features
-from d2lmini.engine.features import HeadOnFeatures, features_of, keep_features
+from d2lmini.engine.features import HeadOnFeatures, features_of, keep_features, photograph_model
 from d2lmini.engine.state import BEST, HISTORY, LAST
+from d2lmini.inspect import LearningCurve, learning, learning_curve
 from d2lmini.interop.export import inference_model
 from d2lmini.mobilenet import TopDown
+from d2lmini.model import TinyBackbone
 from d2lmini.train import TrainConfig
-from d2lmini.transfer import HEAD, fit_photographs, photograph_model
+from d2lmini.transfer import HEAD, fit_photographs
 
 SIZE = 96
 CONFIG = TrainConfig(batch_size=4, weight_decay=0.1, device="cpu", precision="float32")
@@ -180,6 +183,107 @@ def test_the_command_trains_scores_and_draws(tmp_path, capsys):
     assert "already holds a run" in capsys.readouterr().err
     assert main([*line, "--out", str(out), "--resume"]) == 0
     assert main([*line, "--out", str(tmp_path / "x"), "--backbone", "resnet18"]) == 2
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten drawn images in VOC's form, two of them held out."""
+    photographs.write("signs", tmp_path / "signs", 10)
+    return tmp_path / "signs"
+
+
+def of_folder(folder, out, *more):
+    shape = ["--size", "96", "--views", "2", "--precision", "float32", "--device", "cpu", "--quiet"]
+    return main(["train", "--data", str(folder), "--out", str(out), *shape, *more])
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_folder_starts_from_everyday_unless_something_speaks_against_it(folder, tmp_path, capsys):
+    assert of_folder(folder, tmp_path / "a", "--epochs", "1", "--lr", "1e-4") == 0
+    model, info = checkpoint.load_model(tmp_path / "a" / LAST)
+    assert model.backbone.options["name"] == "top_down_mobilenet_v2"
+    assert (info.notes["config"]["epochs"], info.notes["config"]["lr"]) == (1, 1e-4)
+    assert "curves-finetune.png" in capsys.readouterr().out
+    for option in ("--fixed-anchors", "--start=scenes"):
+        assert of_folder(folder, tmp_path / option, "--epochs", "1", option) == 0
+        assert isinstance(checkpoint.load_model(tmp_path / option / LAST)[0].backbone, TinyBackbone)
+    # A run that began with the small network goes on with it.
+    assert of_folder(folder, tmp_path / "--start=scenes", "--epochs", "1", "--resume") == 0
+    assert of_folder(folder, tmp_path / "b", "--fixed-anchors", "--start", "everyday") == 2
+    assert "--fixed-anchors needs --start scenes or none" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_first_layers_stay_as_they_are_in_fine_tuning(scenes):
+    batch, classes = scenes
+    tuned = fit_photographs(batch, None, classes, CONFIG, finetune=1, **SHORT)["finetune"].model
+    known, now = backbone_of(pretrained("everyday")[0]), backbone_of(tuned)
+    same = {name.split(".")[0:2][-1] if "blocks" in name else name.split(".")[0]
+            for name in known if torch.equal(known[name], now[name])}  # fmt: skip
+    assert same >= {"stem", "0", "1", "2"}
+    assert not same & {"4", "16", "last"}
+    assert all(p.requires_grad for p in tuned.parameters())
+
+
+def test_the_fewer_images_the_more_epochs(scenes, monkeypatch):
+    seen = []
+    monkeypatch.setattr(transfer, "_fit_head", lambda *given: None)
+    monkeypatch.setattr(transfer, "fit", lambda *given, **options: seen.append(given[3]))
+    batch, classes = scenes
+    for images in (batch, batch.select(torch.arange(6).repeat(50))):
+        fit_photographs(images, None, classes, CONFIG, **SHORT)
+    assert [config.epochs for config in seen] == [38, 18]
+    assert {config.lr for config in seen} == {CONFIG.lr}
+
+
+# ---------------------------------------------------------------- learning curves
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_a_learning_curve_is_kept_and_goes_on(scenes, tmp_path, monkeypatch):
+    batch, classes = scenes
+    path, asked = tmp_path / "curve.json", {"views": 2, "sizes": (2, 4), "repeats": 2, "progress": False}
+    curve = learning_curve(batch, batch, classes, CONFIG, out=path, **asked)
+    assert {n: len(row) for n, row in curve.scores.items()} == {2: 2, 4: 2, 6: 2}
+    kept = json.loads(path.read_text())
+    del kept["scores"]["1/6"]
+    path.write_text(json.dumps(kept))
+    again = learning_curve(batch, batch, classes, CONFIG, out=path, **asked)
+    assert again.scores[2] == curve.scores[2]
+    assert again.scores[6] == pytest.approx(curve.scores[6], abs=1e-4)
+    monkeypatch.setattr(learning, "keep_features", lambda *a, **k: pytest.fail("nothing is missing"))
+    assert learning_curve(batch, batch, classes, CONFIG, out=path, **asked) == again
+    with pytest.raises(ValueError, match="of other images or options"):
+        learning_curve(batch, batch, classes, CONFIG, out=path, **asked | {"views": 1})
+    path.write_text("[]")
+    with pytest.raises(ValueError, match="is no learning curve"):
+        learning_curve(batch, batch, classes, CONFIG, out=path, **asked)
+
+
+def test_a_forecast_follows_a_power_law_and_says_how_sure_it_is():
+    law = {n: [1 - 2 * n**-0.4] * 3 for n in (10, 20, 50, 100)}
+    sure = LearningCurve(law).forecast()
+    assert sure.images == 200
+    assert sure.ap == pytest.approx(1 - 2 * 200**-0.4, abs=1e-6)
+    assert sure.high - sure.low < 1e-6
+    noisy = LearningCurve({n: [row[0] - 0.05, row[0], row[0] + 0.05] for n, row in law.items()})
+    wide = noisy.forecast(400)
+    assert wide.low < 1 - 2 * 400**-0.4 < wide.high
+    assert wide.high - wide.low > 0.05
+    assert noisy.text().count("\n") == 4
+    perfect = LearningCurve({10: [1.0, 1.0], 20: [1.0, 1.0]}).forecast()
+    assert 0.99 < perfect.ap <= 1
+    with pytest.raises(ValueError, match="two numbers"):
+        LearningCurve({10: [0.5]}).forecast()
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_command_draws_a_learning_curve(folder, tmp_path, capsys):
+    assert of_folder(folder, tmp_path, "--learning-curve") == 0
+    assert " 8 images: AP " in capsys.readouterr().out
+    assert (tmp_path / "learning-curve.png").is_file()
+    assert of_folder(folder, tmp_path / "x", "--learning-curve", "--start", "none") == 2
+    assert "needs --start everyday" in capsys.readouterr().err
 
 
 def test_augmentation_can_be_turned_off(scenes):

@@ -7,31 +7,28 @@ Results go to standard output and files, progress to standard error. Exit codes:
 from __future__ import annotations
 
 import itertools
-import json
 import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from d2lmini import checkpoint, errors, inspect, plots, train, transfer
+from d2lmini import checkpoint, errors, inspect, plots, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.options import make_parser
-from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images, open_data, sources
+from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, say, sources_of, write_json
+from d2lmini.cli.training import run_train
+from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images
 from d2lmini.detect import DetectConfig, Detections, detect
 from d2lmini.engine import devices, distributed, state
-from d2lmini.engine.validation import Validation, predict_batched, validate
-from d2lmini.interop import export, timm
-from d2lmini.losses import LossConfig
+from d2lmini.engine.validation import predict_batched, validate
+from d2lmini.interop import export
+from d2lmini.mobilenet import TopDownMobileNetV2
 from d2lmini.model import TinyBackbone, TinySSD, map_shapes
-from d2lmini.train import TrainConfig
-
-SHOWN, CONFIDENT = 40, 0.4  # images on a contact sheet, and the least score of a detection there
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,120 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except distributed.RefusedByMain:  # the main process says it
         return 2
     except (state.TrainingDiverged, state.Interrupted) as error:  # of all ranks
-        _say(f"d2lmini: {error}")
+        say(f"d2lmini: {error}")
         return 130 if isinstance(error, state.Interrupted) else 1
     except (ValueError, OSError, distributed.RankLost, KeyboardInterrupt) as error:  # of this one
         print(f"d2lmini: {' '.join(str(error).split()) or 'stopped'}", file=sys.stderr)
         return {distributed.RankLost: 1, KeyboardInterrupt: 130}.get(type(error), 2)
 
 
-def run_train(options: Namespace) -> None:
-    """Train, then write learning curves, detections and scores.
-
-    Started by torchrun, every rank does this; the first one prints, writes and draws.
-    """
-    recipe, out = transfer.recipe(options.data, options.start), Path(options.out)
-    options.quiet |= not distributed.is_main_process()
-    loss = replace(recipe.config.loss, **_chosen(LossConfig, options))
-    config = replace(recipe.config, **_chosen(TrainConfig, options), loss=loss)
-    counts = {"train": options.count or recipe.count, "val": options.validation_count}
-    size = options.size or recipe.image_size
-    training, validation = _open(options, counts, size=size, resize_mode=config.resize_mode)
-    if distributed.is_main_process() and not (out / state.LAST).exists():
-        out.mkdir(parents=True, exist_ok=True)
-        _save_sheet(training, SHOWN, out / "data.png")
-        _say(f"are the boxes right? {out / 'data.png'}")
-    source, held_out = _sources(options, training, validation)
-    source.split_record = training.split_record
-    if options.start == "everyday":
-        return _train_photographs(options, config, source, held_out, training.classes)
-    config, model = _configure(options, config, source, training.classes)
-    device = devices.pick_device(distributed.local_device(config.device))
-    precision = str(devices.pick_precision(config.precision, device)).removeprefix("torch.")
-    ranks = distributed.launched_ranks().world_size
-    where = f"{ranks} × {device.type}" if ranks > 1 else device.type
-    amount = f"{len(source)} + {len(held_out)} images, {config.epochs} epochs"
-    _say(f"training on {where} in {precision}: {amount}; Ctrl-C saves and stops")
-    run = {"model": model, "out": out, "resume": options.resume, "progress": not options.quiet}
-    result = train.fit(source, held_out, training.classes, config, **run)
-    if distributed.is_main_process():
-        _say(f"data loading: {source.loading_fraction:.1%} of the time")
-        plots.save(plots.plot_history(result.history), out / "curves.png")
-        _report_best(held_out, config, device, out)
-        print(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
-        print(f"images: {out / 'data.png'}, {out / 'curves.png'}, {out / 'detections.png'}")
-
-
-def _train_photographs(
-    options: Namespace,
-    config: TrainConfig,
-    source: sources.BatchSource,
-    held_out: sources.BatchSource,
-    classes: Sequence[str],
-) -> None:
-    """Train from "everyday": a head on frozen features, then all weights; say which of them is better."""
-    if distributed.launched_ranks().world_size > 1:
-        raise ValueError("--start everyday trains in one process: leave torchrun out")
-    if options.backbone:
-        raise ValueError("--start everyday has a backbone of its own: leave --backbone out")
-    out, device = Path(options.out), devices.pick_device(config.device)
-    stages = {"views": options.views, "finetune": options.finetune, "resume": options.resume}
-    _say(f"training on {device.type}: {len(source)} + {len(held_out)} images; Ctrl-C saves and stops")
-    run = {"out": out, "progress": not options.quiet}
-    results = transfer.fit_photographs(source, held_out, classes, config, **stages, **run)
-    for stage, result in results.items():
-        best = result.history[(result.best_epoch or 0) - 1]  # without a score the last
-        scores = f"AP50 {best['ap50']:.3f}, AP {best['ap']:.3f}" if result.best_epoch else "no score"
-        seconds = sum(row["seconds"] for row in result.history)
-        _say(f"{stage}: {scores}, {seconds:.0f} s of training")
-        plots.save(plots.plot_history(result.history), out / f"curves-{stage}.png")
-    _report_best(held_out, config, device, out)
-    print(f"best model: {out / state.BEST}")
-    print(f"images: {out / 'data.png'}, {out / 'curves-head.png'}, {out / 'detections.png'}")
-
-
-def _configure(
-    options: Namespace, config: TrainConfig, source: sources.BatchSource, classes: Sequence[str]
-) -> tuple[TrainConfig, TinySSD | None]:
-    """The configuration and the network to begin with, fitted to a folder; a preset's stay as they are."""
-    folder, backbone = transfer.recipe(options.data) is transfer.FOLDER_RECIPE, None
-    if options.backbone:
-        more = {"weights": options.backbone_weights, "image_size": source.image_size[0]}
-        backbone = timm.timm_backbone(options.backbone, **more)
-    elif options.backbone_weights:
-        raise ValueError("--backbone-weights are those of a network of timm: name it with --backbone")
-    elif not folder and options.start is None:
-        return config, None
-    fitted, model = transfer.configure_for_dataset(
-        config,
-        source.ground_truth(),
-        source.image_size,
-        classes,
-        start=options.start or ("scenes" if folder else "none"),
-        backbone=backbone,
-        suggest=folder and not options.fixed_anchors,
-        scale_epochs=folder and "epochs" not in options,
-    )
-    return replace(fitted, eval_every=getattr(options, "eval_every", fitted.eval_every)), model
-
-
-def _report_best(source: sources.BatchSource, config: TrainConfig, device: torch.device, out: Path) -> None:
-    """Score the best model as training did, and draw what it finds."""
-    model, info = checkpoint.load_model(out / state.BEST, device)
-    thresholds = {"match_iou_threshold": config.iou_threshold, "precision": config.precision}
-    result = validate(model, source, info.classes, **thresholds)
-    first = next(source.in_order(SHOWN))
-    samples = [first.sample(i) for i in range(len(first.images))]
-    found = [one.at_least(CONFIDENT) for one in result.detections[:SHOWN]]
-    plots.save(plots.contact_sheet(samples, info.classes, detections=found), out / "detections.png")
-    print(report(result))
-
-
 def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
     model, info = _load_model(options.model, devices.pick_device(options.device))
-    (source,) = _sources(options, _open_as_trained(options, model, info))
-    thresholds = {"match_iou_threshold": options.match_iou, **_chosen(DetectConfig, options)}
+    (source,) = sources_of(options, _open_as_trained(options, model, info))
+    thresholds = {"match_iou_threshold": options.match_iou, **chosen(DetectConfig, options)}
     result = validate(model, source, info.classes, precision=options.precision, **thresholds)
     truth = source.ground_truth()
     breakdown = errors.error_breakdown(result.detections, *truth, score_threshold=options.score)
@@ -167,7 +62,7 @@ def run_evaluate(options: Namespace) -> None:
     if options.json:
         parts = {"metrics": result.metrics, "anchors": result.anchors, "errors": breakdown}
         record = {"model": options.model, "data": options.data, "machine": devices.describe()}
-        _write_json(Path(options.json), record | {name: part.as_dict() for name, part in parts.items()})
+        write_json(Path(options.json), record | {name: part.as_dict() for name, part in parts.items()})
 
 
 def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelInfo) -> Any:
@@ -178,7 +73,7 @@ def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelI
     told = {options.data_seed, options.val_fraction, options.train_list, options.val_list} != {None}
     if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
         shape["split_record"] = info.split
-    (dataset,) = _open(options, {options.split: options.count}, **shape)
+    (dataset,) = open_sets(options, {options.split: options.count}, **shape)
     if tuple(dataset.classes) != info.classes:
         # a folder names its labels, so it need not hold all classes of the model, but none beside them
         if not isinstance(dataset, annotated.AnnotatedImages) or not {*dataset.classes} <= {*info.classes}:
@@ -190,22 +85,11 @@ def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelI
     now = dataset.split_record
     if options.split in ("val", "test") and info.split and now and now["files"] != info.split["files"]:
         how = "anew at random" if now["by"] == "seed" else "by its own folders or lists"
-        _say(
+        say(
             f"{options.data} does not hold the training images of {options.model}, and is divided {how}: "
             "images that the model was trained on may be among them"
         )
     return dataset
-
-
-def report(result: Validation) -> str:
-    """Scores as text: AP first, then D2L's two numbers beside what predicting only background would score."""
-    metrics, anchors = result.metrics, result.anchors
-    return (
-        f"{metrics.summary()}\n"
-        f"class error {anchors.class_error:.2e} (always background: {anchors.background_class_error:.2e}), "
-        f"box MAE {anchors.box_mae:.2e} (always background: {anchors.background_box_mae:.2e})\n"
-        f"positive anchors classified correctly: {anchors.positive_recall:.1%}"
-    )
 
 
 def run_detect(options: Namespace) -> None:
@@ -221,11 +105,11 @@ def run_detect(options: Namespace) -> None:
             plots.save(plots.annotate(image, found, info.classes), out / f"{name}.png")
             rows = _rows(found, image.size, info.classes)
             record = {"image": str(path), "width": image.width, "height": image.height, "detections": rows}
-            _write_json(out / f"{name}.json", record)
+            write_json(out / f"{name}.json", record)
             what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
             print(f"{path}: {what or 'nothing found'} → {out / name}.png")
     for fault in faults or ():
-        _say(f"skipped: {fault}")
+        say(f"skipped: {fault}")
 
 
 def _image_files(arguments: Sequence[str], out: Path) -> dict[str, Path]:
@@ -255,7 +139,7 @@ def _find(model: TinySSD, image: Image.Image, resize_mode: str, options: Namespa
     """What the model finds in an image, as a fraction of the image: read in full, as a web page does."""
     pixels = images.to_tensor(image, model.image_size, resize_mode)
     predictions = predict_batched(model, pixels.unsqueeze(0), precision=options.precision)
-    thresholds = {"score_threshold": options.score, **_chosen(DetectConfig, options)}
+    thresholds = {"score_threshold": options.score, **chosen(DetectConfig, options)}
     thresholds["score_function"] = model.score_function
     (found,) = detect(*predictions, model.anchors, **thresholds)
     boxes = images.placement(image.size, model.image_size, resize_mode).out_of_square(found.boxes)
@@ -274,9 +158,11 @@ def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> l
 
 def run_data(options: Namespace) -> None:
     """Draw a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
+    if options.size is None:
+        options.size = transfer.recipe("", "everyday" if is_folder(options) else None).image_size
     shape = {"size": options.size, "resize_mode": options.resize_mode}
-    (dataset,) = _open(options, {options.split: options.count}, **shape)
-    samples = _save_sheet(dataset, options.count, options.out)
+    (dataset,) = open_sets(options, {options.split: options.count}, **shape)
+    samples = save_sheet(dataset, options.count, options.out)
     labels = collate(samples).labels
     objects = ", ".join(f"{name} {int((labels == i).sum())}" for i, name in enumerate(dataset.classes))
     print(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
@@ -284,17 +170,10 @@ def run_data(options: Namespace) -> None:
         _report_anchors(options, dataset)
 
 
-def _save_sheet(dataset: Any, count: int, path: str | Path) -> list[Any]:
-    """Draw some samples from the first to the last, since folders are often sorted by class; returns them."""
-    chosen = torch.linspace(0, len(dataset) - 1, min(count, len(dataset))).round()
-    samples = [dataset[int(i)] for i in chosen]
-    plots.save(plots.contact_sheet(samples, dataset.classes), path)
-    return samples
-
-
 def _report_anchors(options: Namespace, dataset: Any) -> None:
     """How the anchors that `train` would take fit the objects, and how others would."""
-    maps = [(h, w) for _, h, w in map_shapes(TinyBackbone(), (options.size, options.size))]
+    backbone = TopDownMobileNetV2() if is_folder(options) else TinyBackbone()
+    maps = [(h, w) for _, h, w in map_shapes(backbone, (options.size, options.size))]
     objects, recipe = inspect.read_objects(dataset, progress=True), transfer.recipe(options.data)
     suggested = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
     specs = {"suggested": suggested, "D2L's (14.7)": TINY_SSD_ANCHORS, "the recipe's": recipe.config.anchors}
@@ -302,7 +181,7 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
         name: inspect.anchor_report(make_anchors(maps, spec), *objects, image_size=options.size)
         for name, spec in specs.items()
     }
-    taken = "suggested" if recipe is transfer.FOLDER_RECIPE else "the recipe's"
+    taken = "suggested" if is_folder(options) else "the recipe's"
     names = [str(entry.image) for entry in getattr(dataset, "entries", ())]
     print(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
     for name, fit in reports.items():
@@ -322,7 +201,10 @@ def run_export(options: Namespace) -> None:
         name = path.resolve().parent.name if path.name in (state.BEST, state.LAST) else path.stem
         export.save_inference(folder / f"{name}.safetensors", model, info)
         written[folder / f"{name}.safetensors"] = "for Python"
-        written[export.save_weights_script(folder, model, info, name)] = "for web pages"
+        try:
+            written[export.save_weights_script(folder, model, info, name)] = "for web pages"
+        except export.ExportError as error:
+            say(f"not for web pages: {error}")
     if options.page:
         samples = []
         if options.data:
@@ -341,44 +223,6 @@ def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD,
     """The detector of a file, or the one of that name that comes with the package."""
     shipped = not Path(name).exists() and (checkpoint.WEIGHTS / f"{name}.safetensors").is_file()
     return (checkpoint.pretrained if shipped else checkpoint.load_model)(name, device)
-
-
-def _chosen(config: type, options: Namespace) -> dict[str, Any]:
-    """The fields of a configuration that options set."""
-    return {field.name: vars(options)[field.name] for field in fields(config) if field.name in options}
-
-
-def _open(options: Namespace, counts: dict[str, int | None], **more: Any) -> list[Any]:
-    """The data that was asked for, one set for each split and its count; says what they leave out."""
-    names = ("classes", "val_fraction", "train_list", "val_list", "difficult", "skip_bad")
-    given = {name: getattr(options, name, None) for name in names}
-    given = {name: value for name, value in given.items() if value is not None and value is not False}
-    given |= {"seed": options.data_seed or 0, **more}
-    datasets = [open_data(options.data, split, count=count, **given) for split, count in counts.items()]
-    notes = [note for data in datasets for note in getattr(data, "notes", ())]
-    notes += [f"skipped: {fault}" for data in datasets for fault in getattr(data, "skipped", ())]
-    for note in dict.fromkeys(notes):
-        _say(note)
-    return datasets
-
-
-def _sources(options: Namespace, *datasets: Any) -> list[sources.BatchSource]:
-    """The data sets in memory if all fit there, otherwise as they are read."""
-    sizes = [sources.image_bytes(data) for data in datasets]
-    if options.stream or not sources.fits_in_memory(datasets[0], others=sum(sizes[1:])):
-        _say(f"{sum(sizes) / 2**20:,.0f} MB of images are read while they are used")
-        return [sources.LoaderSource(data, options.workers) for data in datasets]
-    loaded = (sources.load(data, options.workers, progress=not options.quiet) for data in datasets)
-    return [sources.InMemorySource(batch) for batch in loaded]
-
-
-def _write_json(path: Path, record: dict[str, Any]) -> None:
-    checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def _say(text: str) -> None:
-    if distributed.is_main_process():
-        print(" ".join(text.split()), file=sys.stderr, flush=True)
 
 
 COMMANDS = {"train": run_train, "evaluate": run_evaluate, "detect": run_detect, "data": run_data}

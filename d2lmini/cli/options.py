@@ -46,7 +46,7 @@ t      --count COUNT            generated training images
    a   --count COUNT=40         images on the sheet
 t      --validation-count COUNT  generated validation images (200)
 t      --size PIXELS            side of the images
-   a   --size PIXELS=256        side of the images
+   a   --size PIXELS            side of the images (256, of a folder 300)
 t  a   --resize-mode NAME       how images become square
 te     --stream                 read images while they are used, even if they fit in memory
 te     --workers N              processes that read images (one a core)
@@ -58,7 +58,7 @@ t  a   --classes NAME...        in the order of their labels (all, sorted)
 te ax  --difficult              keep objects marked as difficult or crowd
 te ax  --skip-bad               leave out what is faulty, and say so
 recipe (what is not given depends on the data):
-t      --epochs N               passes over the training images
+t      --epochs N               passes over the training images (everyday: like --finetune)
 t      --batch-size N           images a step
 t      --optimizer NAME         how weights are updated
 t      --lr X                   peak learning rate
@@ -77,9 +77,10 @@ t      --all-negatives          no hard-negative mining
 t      --cls-weight X           weight of the class loss
 t      --box-weight X           weight of the box loss
 network:
-t      --start NAME             pretrained backbone (for folders scenes)
+t      --start NAME             pretrained backbone (for folders everyday)
 t      --views N=10             everyday: views of an image for its head
-t      --finetune N=24          everyday: epochs of all weights, or 0
+t      --finetune N             everyday: epochs of all weights, or 0
+t      --learning-curve         everyday: AP of 10, 20, 50, 100 and all images, and of twice as many
 t      --backbone NAME          a network of timm as backbone
 t      --backbone-weights FILE  its weights as safetensors (random)
 t      --fixed-anchors          for folders: the recipe's anchors, not suggested ones

@@ -1,24 +1,55 @@
-"""What a frozen backbone knows of images, kept: computed once, learned from many times."""
+"""A small head on the frozen backbone of "everyday": what that knows of images is computed once and kept."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from d2lmini.anchors import suggest_anchors
+from d2lmini.checkpoint import pretrained
 from d2lmini.data.augment import AugmentConfig, augment_batch
-from d2lmini.data.samples import Batch, concatenate
+from d2lmini.data.samples import Batch, GroundTruth, concatenate
 from d2lmini.data.sources import MEMORY_FRACTION, BatchSource, InMemorySource, free_memory
 from d2lmini.engine import devices
 from d2lmini.engine.prefetch import generator
-from d2lmini.model import Predictions, TinySSD, flatten_heads, map_shapes, normalize
+from d2lmini.mobilenet import TopDownMobileNetV2
+from d2lmini.model import Predictions, TinySSD, flatten_heads, init_class_bias, map_shapes, normalize
 
 FEATURE_BATCH = 4  # images at a time: more do not fit into a CPU's cache
+
+
+def photograph_model(
+    objects: GroundTruth,
+    size: tuple[int, int],
+    classes: Sequence[str],
+    seed: int = 0,
+    prior_prob: float | None = 0.01,
+) -> TinySSD:
+    """An untrained pyramid and heads, anchors suggested from the boxes, on the backbone of "everyday"."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        backbone = TopDownMobileNetV2("tensorflow")
+        maps = [shape[1:] for shape in map_shapes(backbone, size)]
+        spec = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
+        model = TinySSD(len(classes), size, spec, backbone)
+        if prior_prob is not None:
+            init_class_bias(model, prior_prob)
+    backbone.backbone.load_state_dict(pretrained("everyday")[0].backbone.backbone.state_dict())
+    return model
+
+
+def freeze_backbone(model: TinySSD, blocks: int | None = None) -> None:
+    """Let the backbone of a `photograph_model` stay as it is, or only its stem and first `blocks`, if any."""
+    backbone = model.backbone.backbone
+    backbone.requires_grad_(blocks is not None)
+    for part in (backbone.stem, *backbone.blocks[:blocks]) if blocks else ():
+        part.requires_grad_(False)
 
 
 class HeadOnFeatures(TinySSD):

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from d2lmini.anchors import AnchorSpec
 from d2lmini.inspect.coverage import AnchorReport
+from d2lmini.inspect.learning import LearningCurve
 from d2lmini.plots import style
 from d2lmini.plots.style import CURVES, INK, LEGEND, Drawing, Values, style_axes, to_array
 
@@ -86,6 +87,29 @@ def plot_precision_recall(
         for text in ax.legend(loc="lower left", fontsize=9, **LEGEND).get_texts():
             text.set_parse_math(False)
     return ax.figure
+
+
+def plot_learning_curve(curve: LearningCurve) -> Drawing:
+    """COCO AP by the number of training images: each training a dot, means a line, the forecast a bar.
+
+    There is a forecast where the curve has two numbers of images or more.
+    """
+    figure, (ax,) = style.axes_grid(1, 1, 576, 470)
+    style_axes(ax, "Average precision, held-out images", "training images", "COCO AP")
+    counts = sorted(curve.scores)
+    for n in counts:
+        ax.plot([n] * len(curve.scores[n]), curve.scores[n], "o", color=CURVES[0], ms=4, alpha=0.6)
+    ax.plot(counts, [np.mean(curve.scores[n]) for n in counts], color=CURVES[0], lw=1.6, ls="-")
+    if len(counts) > 1:
+        more = curve.forecast()
+        band = [[max(0.0, more.ap - more.low)], [max(0.0, more.high - more.ap)]]
+        ax.errorbar([more.images], [more.ap], band, fmt="s", color=CURVES[1], capsize=4, ms=5)
+        counts = [*counts, more.images]
+    ax.set(xscale="log", xticks=counts, ylim=(0, 1))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    figure.tight_layout(pad=1.2)
+    return figure
 
 
 def plot_panels(

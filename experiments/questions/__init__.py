@@ -5,6 +5,7 @@ from __future__ import annotations
 from experiments.questions import (
     box_loss,
     class_loss,
+    finetuning,
     focal,
     images,
     ladder,
@@ -27,5 +28,6 @@ QUESTIONS: dict[str, Question] = {
         images,
         suppression,
         metrics,
+        finetuning,
     )
 }

@@ -1,5 +1,5 @@
 from experiments.recipes import D2L
-from experiments.setting import Question
+from experiments.setting import EVERY, Question
 
 QUESTION = Question(
     name="box_loss",
@@ -23,5 +23,6 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="smooth L1, σ = 1",
+    presets=EVERY,
     curves={"σ": {"smooth L1": {s: f"smooth L1, σ = {s:g}" for s in (0.5, 1, 2, 3, 10)}}},
 )

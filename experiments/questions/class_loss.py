@@ -1,5 +1,5 @@
 from experiments.recipes import ALL_NEGATIVES, CLASS_LOSS, D2L, PRIOR_BIAS
-from experiments.setting import Question
+from experiments.setting import EVERY, Question
 
 QUESTION = Question(
     name="class_loss",
@@ -21,4 +21,5 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="hard, 3 : 1",
+    presets=EVERY,
 )

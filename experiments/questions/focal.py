@@ -1,5 +1,5 @@
 from experiments.recipes import ALL_NEGATIVES, D2L, PRIOR_BIAS
-from experiments.setting import Question
+from experiments.setting import EVERY, Question
 
 FOCAL = {"loss.cls": "focal", "loss.negatives": None}
 SGD = {"optimizer": "sgd", "lr": 0.01}
@@ -55,6 +55,7 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="hard negatives, 3 : 1",
+    presets=EVERY,
     curves={
         "γ": {
             "prior bias": {g: f"γ = {g:g}, prior bias" for g in (0, 0.5, 1, 2, 5)},

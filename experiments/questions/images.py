@@ -1,5 +1,5 @@
 from experiments.recipes import D2L
-from experiments.setting import Question
+from experiments.setting import EVERY, Question
 
 QUESTION = Question(
     name="images",
@@ -24,4 +24,5 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="flips and colours",
+    presets=EVERY,
 )

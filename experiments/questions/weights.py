@@ -1,5 +1,5 @@
 from experiments.recipes import D2L
-from experiments.setting import Question
+from experiments.setting import EVERY, Question
 
 QUESTION = Question(
     name="weights",
@@ -18,5 +18,6 @@ QUESTION = Question(
         "D2L as published": D2L,
     },
     baseline="1 : 1",
+    presets=EVERY,
     curves={"box weight": {"": {0.1: "10 : 1", 0.3: "3 : 1", 1: "1 : 1", 3: "1 : 3", 10: "1 : 10"}}},
 )
