@@ -1,6 +1,6 @@
 """Sphinx extension: what the live detector fetches at its first click, as files of the book.
 
-`_static/live/` gets the code (`live.js`) and the weights script of the detector that the package ships.
+`_static/live/` gets the code (`live.js`) and the weights scripts of the detectors that the package ships.
 Both are classic scripts, which load from a disk too; pages fetch them only when a reader wants to use it.
 """
 
@@ -13,8 +13,7 @@ from sphinx.application import Sphinx
 from d2lmini.checkpoint import pretrained
 from d2lmini.interop.export import save_weights_script
 from d2lmini.live import live_script
-
-DETECTOR = "scenes"
+from d2lmini.widgets.live import BITS
 
 
 def write_scripts(app: Sphinx, error: Exception | None) -> None:
@@ -23,10 +22,11 @@ def write_scripts(app: Sphinx, error: Exception | None) -> None:
         return
     folder = Path(app.outdir, "_static", "live")
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{DETECTOR}-*.js"):
+    for stale in folder.glob("*-*.js"):
         stale.unlink()
     (folder / "live.js").write_text(live_script(), "utf8")
-    save_weights_script(folder, *pretrained(DETECTOR), DETECTOR)
+    for name, bits in BITS.items():
+        save_weights_script(folder, *pretrained(name), name, bits)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from d2lmini.cli import main
 from d2lmini.data import Synthetic, load
 from d2lmini.data.images import to_tensor
 from d2lmini.detect import DetectConfig, find_candidates, foreground_scores
-from d2lmini.interop.export import Deployed, ExportError, browser_model, save_onnx
+from d2lmini.interop.export import Deployed, browser_model, inference_model, save_onnx, weights_script
 from d2lmini.mobilenet import Conv, MobileNetV2, SSDMobileNetV2
 from d2lmini.model import init_class_bias
 from d2lmini.train import TrainConfig
@@ -223,13 +225,24 @@ def test_torch_exports_it_and_onnx_agrees(everyday, tmp_path):
     np.testing.assert_allclose(scores[..., 0], 1 - scores[..., 1:].max(-1), atol=1e-6)
 
 
-def test_the_browser_says_what_it_cannot_run(everyday):
-    with pytest.raises(ExportError, match="TinyBackbone only"):
-        browser_model(*everyday)
-    model, info = pretrained("scenes")
-    model.score_function = "sigmoid"
-    with pytest.raises(ExportError, match="softmax scores"):
-        browser_model(model, info)
+@torch.no_grad()
+def test_a_page_gets_nine_bits_that_find_the_same(everyday):
+    model, info = everyday
+    record = browser_model(model, info, 9)
+    script = weights_script(record, "everyday").encode()
+    assert len(gzip.compress(script, 6)) < 6e6
+    assert len(base64.b64decode(record["high"])) == 8 * len(base64.b64decode(record["low"]))
+    small, whole = inference_model(model, 9), inference_model(model)
+    again = inference_model(small, 9).state_dict()
+    assert all(torch.equal(t, again[name]) for name, t in small.state_dict().items())
+    skimage = pytest.importorskip("skimage")
+    photos = [Image.fromarray(getattr(skimage.data, name)()) for name in ("chelsea", "astronaut", "coffee")]
+    images = torch.stack([to_tensor(photo, (300, 300), "stretch") for photo in photos])
+    options = {"score_function": "sigmoid", "score_threshold": 0.4}
+    for one, other in zip(*(detect(*m(images), m.anchors, **options) for m in (small, whole)), strict=True):
+        assert one.labels.tolist() == other.labels.tolist()
+        torch.testing.assert_close(one.scores, other.scores, rtol=0, atol=0.05)
+        torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=0.03)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from d2lmini.boxes import decode
 from d2lmini.checkpoint import ModelInfo
 from d2lmini.cli import main
 from d2lmini.data import Synthetic
-from d2lmini.interop import export
+from d2lmini.interop import export, plan
 from d2lmini.interop.export import ExportError
 from d2lmini.model import fuse_conv_bn
 
@@ -119,15 +119,19 @@ def test_rounding_keeps_what_the_detector_finds(detector, scene):
 # ---------------------------------------------------------------- the layer plan
 
 
+def plan_of(model: TinySSD) -> list[dict]:
+    return plan.layer_plan(export.inference_model(model)).steps
+
+
 def test_the_plan_tells_every_layer_of_the_default_network():
-    plan = export.layer_plan(TinySSD(3))
-    assert [step["op"] for step in plan] == [
+    steps = plan_of(TinySSD(3))
+    assert [step["op"] for step in steps] == [
         *["conv", "conv", "pool"] * 3, "heads",
         *["conv", "conv", "pool", "heads"] * 3,
         "global", "heads",
     ]  # fmt: skip
-    assert plan[0] == {"op": "conv", "inputs": 3, "outputs": 16}
-    assert plan[-1] == {"op": "heads", "inputs": 128, "anchors": 4}
+    assert steps[0] == {"op": "conv", "inputs": 3, "outputs": 16}
+    assert steps[-1] == {"op": "heads", "inputs": 128, "anchors": 4, "map": [1, 1]}
 
 
 def finer_detector() -> TinySSD:
@@ -136,9 +140,9 @@ def finer_detector() -> TinySSD:
 
 
 def test_the_plan_reads_the_heads_of_a_finer_map_where_that_arises():
-    plan = export.layer_plan(finer_detector())
-    assert [step["inputs"] for step in plan if step["op"] == "heads"] == [32, 64, 128, 128, 128, 128]
-    assert [step["op"] for step in plan][:9] == [*["conv", "conv", "pool"] * 2, "heads", "conv", "conv"]
+    steps = plan_of(finer_detector())
+    assert [step["inputs"] for step in steps if step["op"] == "heads"] == [32, 64, 128, 128, 128, 128]
+    assert [step["op"] for step in steps][:9] == [*["conv", "conv", "pool"] * 2, "heads", "conv", "conv"]
 
 
 @pytest.mark.parametrize(
@@ -147,17 +151,20 @@ def test_the_plan_reads_the_heads_of_a_finer_map_where_that_arises():
 def test_plan_and_weights_have_the_same_length(model):
     classes = model.num_classes
     needed = 0
-    for step in export.layer_plan(model):
+    for step in plan_of(model):
         if step["op"] == "conv":
             needed += step["outputs"] * (9 * step["inputs"] + 1)
         elif step["op"] == "heads":
             needed += step["anchors"] * (classes + 1 + 4) * (9 * step["inputs"] + 1)
-    assert len(export.flat_weights(export.inference_model(model))) == needed
+    weights = plan.flat_weights(plan.layer_plan(export.inference_model(model)))["weights"]
+    assert len(weights) == 2 * needed
 
 
 class Other(nn.Module):
+    """A backbone that does what no step can be."""
+
     def forward(self, x):
-        return [x[:, :, ::8, ::8]]
+        return [x[:, :, ::8, ::8].sin()]
 
 
 def with_layer(layer: nn.Module) -> TinySSD:
@@ -169,13 +176,15 @@ def with_layer(layer: nn.Module) -> TinySSD:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (TinySSD(1, 64, AnchorSpec(((0.1,),), ((1,),)), Other()), "the backbone is a Other"),
-        (with_layer(nn.Conv2d(64, 128, 3, padding=1, dilation=2)), "it convolves 3 × 3 with padding 1 only"),
-        (with_layer(nn.Conv2d(64, 128, 5, padding=2)), "it convolves 3 × 3 with padding 1 only"),
+        (TinySSD(1, 64, AnchorSpec(((0.1,),), ((1,),)), Other()), "cannot run the layer"),
+        (with_layer(nn.Conv2d(64, 128, 3, padding=1, dilation=2)), "it convolves 3 × 3"),
+        (with_layer(nn.Conv2d(64, 128, 5, padding=2)), "it convolves 3 × 3"),
         (with_layer(nn.Conv2d(64, 128, 3, padding=1, groups=2)), "it convolves 3 × 3"),
         (with_layer(nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.GELU())), "cannot run the layer GELU"),
+        (with_layer(nn.Sequential(nn.Conv2d(64, 128, 3, padding=1), nn.ReLU6())), "has no ReLU6 behind"),
+        (with_layer(nn.Sequential(nn.ReLU(), nn.Conv2d(64, 128, 3, padding=1))), "ReLU right behind"),
     ],
-    ids=["backbone", "dilated", "5 × 5", "groups", "GELU"],
+    ids=["backbone", "dilated", "5 × 5", "groups", "GELU", "ReLU6", "ReLU"],
 )
 def test_what_the_browser_cannot_run_is_refused(model, message):
     with pytest.raises(ExportError, match=re.escape(message)):

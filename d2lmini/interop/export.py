@@ -16,7 +16,7 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +28,39 @@ from d2lmini import boxes, live
 from d2lmini.checkpoint import ModelInfo, describe_model, save_tensors, write_bytes
 from d2lmini.data import Sample
 from d2lmini.detect import foreground_scores
-from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinyBackbone, TinySSD, fuse_conv_bn
+from d2lmini.interop.plan import (
+    BITS,
+    ExportError,
+    bytes_of_maps,
+    coarse,
+    flat_weights,
+    layer_plan,
+    whole_numbers,
+)
+from d2lmini.model import PIXEL_MEAN, PIXEL_STD, TinySSD, fuse_conv_bn
 
 MEGABYTES = 256  # what the maps of one image may take in a browser; a phone has that much
 OPSET = 18
 FIGURES = Path(__file__).parents[1] / "widgets" / "figures.css"  # colors and type of all live figures
 
 
-class ExportError(ValueError):
-    """A detector that cannot be exported as it is; the message names the reason and the remedy."""
-
-
 @torch.no_grad()
-def inference_model(model: TinySSD) -> TinySSD:
+def inference_model(model: TinySSD, bits: int = 16) -> TinySSD:
     """The network that is exported: a fused copy with weights that float16 can represent, in float32.
 
-    Applied to its result it changes nothing. Raises ExportError where a weight is not finite in float16.
+    With `bits` 9 the filters of `plan.coarse` convolutions are whole numbers of nine bits times a scale for
+    each output, for a page that has to come fast. Applied to its result it changes nothing. Raises
+    ExportError where a weight is not finite in float16.
     """
     rounded = fuse_conv_bn(model).float()
     for name, weight in rounded.named_parameters():
         weight.copy_(weight.half())
         if not weight.isfinite().all():
             raise ExportError(f"{name} holds values that float16 cannot: train again with a lower rate")
+    if bits == BITS:
+        for conv in (m for m in rounded.modules() if isinstance(m, nn.Conv2d) and coarse(m)):
+            numbers, scales = whole_numbers(conv.weight)
+            conv.weight.copy_((numbers * scales[:, None]).view_as(conv.weight))
     return rounded
 
 
@@ -60,110 +71,43 @@ def save_inference(path: str | Path, model: TinySSD, info: ModelInfo) -> None:
     save_tensors(path, tensors, {"model": describe_model(model, info)})
 
 
-def layer_plan(model: TinySSD) -> list[dict[str, Any]]:
-    """What the browser has to do, in order, as JSON; ExportError names a layer that it does not know.
-
-    `conv` has `inputs`, `outputs` and is followed by ReLU; `pool` halves, `global` takes the largest value
-    of each channel; `heads` reads classes and boxes of `anchors` anchors a cell off the newest map.
-    """
-    if not isinstance(model.backbone, TinyBackbone):
-        need = "the browser runs TinyBackbone only, in any width and depth; export to ONNX instead"
-        raise ExportError(f"the backbone is a {type(model.backbone).__name__}: {need}")
-    if model.anchor_spec.paired or model.score_function != "softmax":
-        raise ExportError(
-            "the browser knows D2L's anchors and softmax scores, not paired sizes and ratios or "
-            f"{model.score_function} scores: export to ONNX instead"
-        )
-    return [step for step, _ in _steps(fuse_conv_bn(model))]
-
-
-def flat_weights(model: TinySSD) -> Tensor:
-    """All weights of an inference model one behind the other, float16 (W,), in the order of the plan.
-
-    Filters (outputs, inputs, 3, 3) come before their bias, the class head of a map before its box head.
-    """
-    convs = [conv for _, layers in _steps(model) for conv in layers]
-    return torch.cat([t.detach().flatten() for c in convs for t in (c.weight, c.bias)]).half().cpu()
-
-
-def _steps(model: TinySSD) -> Iterator[tuple[dict[str, Any], tuple[nn.Conv2d, ...]]]:
-    """The steps of the plan of a fused model, each with the convolutions whose weights it takes."""
-    heads = zip(model.class_heads, model.box_heads, model.anchor_spec.num_anchors_per_location, strict=True)
-    to_one_cell = nn.AdaptiveMaxPool2d(1)  # makes the last map
-    blocks = (*model.backbone.base, *model.backbone.blocks, to_one_cell)
-    for i, block in enumerate(blocks):
-        for layer in (m for m in block.modules() if not list(m.children())):
-            if isinstance(layer, nn.Conv2d):  # ReLU goes with it, since it and max pooling commute
-                yield {"op": "conv", **_channels(layer)}, (layer,)
-            elif isinstance(layer, nn.MaxPool2d) and (layer.kernel_size, layer.stride) == (2, 2):
-                yield {"op": "pool"}, ()
-            elif layer is to_one_cell:
-                yield {"op": "global"}, ()
-            elif not isinstance(layer, (nn.ReLU, nn.Identity)):
-                raise ExportError(f"the browser cannot run the layer {layer}: export to ONNX instead")
-        if i >= len(blocks) - len(model.class_heads):  # the last blocks give a map each
-            class_head, box_head, anchors = next(heads)
-            inputs, _ = (_channels(head)["inputs"] for head in (class_head, box_head))
-            yield {"op": "heads", "inputs": inputs, "anchors": anchors}, (class_head, box_head)
-
-
-def _channels(layer: nn.Module) -> dict[str, int]:
-    """Channels of a convolution that is the kind the browser knows: 3 × 3, padded by 1, nothing else."""
-    if not isinstance(layer, nn.Conv2d):
-        raise ExportError(f"the browser needs a convolution where this is {layer}: export to ONNX instead")
-    shape = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.groups)
-    if shape != ((3, 3), (1, 1), (1, 1), (1, 1), 1) or layer.padding_mode != "zeros":
-        raise ExportError(f"the browser cannot run {layer}: it convolves 3 × 3 with padding 1 only")
-    return {"inputs": layer.in_channels, "outputs": layer.out_channels}
-
-
-def browser_model(model: TinySSD, info: ModelInfo) -> dict[str, Any]:
+def browser_model(model: TinySSD, info: ModelInfo, bits: int = 16) -> dict[str, Any]:
     """Everything that the browser has to know of a detector, as JSON, with its weights in base64.
 
-    `sha256` covers all the rest. Raises ExportError for what the browser cannot run or keep in memory.
+    They are those of `inference_model` with so many `bits`. `sha256` covers all the rest. Raises ExportError
+    for what the browser cannot run or keep in memory.
     """
+    model = inference_model(model, bits)
     plan = layer_plan(model)
-    model = inference_model(model)
-    needed = _bytes_of_maps(plan, model.image_size) / 1e6
+    needed = bytes_of_maps(plan, model.image_size) / 1e6
     if needed > MEGABYTES:
         need = f"{needed:.0f} MB of feature maps in a browser, more than {MEGABYTES}"
         remedy = "set_image_size to a smaller one, or export to ONNX"
         raise ExportError(f"images of {model.image_size} need {need}: {remedy}")
-    weights = flat_weights(model).numpy().astype("<f2").tobytes()
+    weights = flat_weights(plan, bits)
     record = {
         "classes": list(info.classes),
         "size": list(model.image_size),
         "resize_mode": info.resize_mode,
         "sizes": model.anchor_spec.sizes,
         "ratios": model.anchor_spec.ratios,
+        "paired": model.anchor_spec.paired,
+        "scores": model.score_function,
         "pixels": {"mean": PIXEL_MEAN, "std": PIXEL_STD},
         "decoding": {**boxes.VARIANCES._asdict(), "most": boxes.MAX_LOG_GROWTH},
-        "plan": plan,
+        "plan": plan.steps,
+        "bits": bits,
         "notes": _notes(info),
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.sha256(text.encode() + weights).hexdigest()
-    return {**record, "sha256": digest, "weights": base64.b64encode(weights).decode()}
+    digest = hashlib.sha256(text.encode() + b"".join(weights.values())).hexdigest()
+    return {**record, "sha256": digest, **{name: base64.b64encode(b).decode() for name, b in weights.items()}}
 
 
 def _notes(info: ModelInfo) -> dict[str, Any]:
     """Notes as JSON can hold them: a score without objects is NaN, and becomes null."""
     unknown = (k for k, v in info.notes.items() if isinstance(v, float) and not math.isfinite(v))
     return {**info.notes, **dict.fromkeys(unknown)}
-
-
-def _bytes_of_maps(plan: list[dict[str, Any]], size: tuple[int, int]) -> int:
-    """The memory that the image and all feature maps take in the browser: float32, with a rim for padding."""
-    (height, width), channels, floats = size, 3, 0
-    for step in ({"op": "image"}, *plan):
-        if step["op"] == "conv":
-            channels = step["outputs"]
-        elif step["op"] == "pool":
-            height, width = height // 2, width // 2
-        elif step["op"] == "global":
-            height = width = 1
-        floats += channels * (height + 2) * (-(-width // 8) * 8 + 2)
-    return 4 * floats
 
 
 def script_name(model: dict[str, Any], name: str) -> str:
@@ -176,15 +120,22 @@ def weights_script(model: dict[str, Any], name: str) -> str:
     notes = model["notes"]
     known = [f"{key}: {notes[key]}" for key in ("recipe", "seed", "epochs", "ap", "ap50") if key in notes]
     classes = f"classes: {', '.join(model['classes'])}"
-    lines = ["A detector of d2lmini, weights in float16.", classes, f"SHA-256 {model['sha256']}", *known]
+    lines = [
+        "A detector of d2lmini, its weights and what to do with them.",
+        classes,
+        f"SHA-256 {model['sha256']}",
+        *known,
+    ]
     head = "\n".join(f"// {' '.join(line.split())}" for line in lines)
     key = json.dumps(script_name(model, name))
     return f"{head}\n(globalThis.d2lminiModels ??= {{}})[{key}] = {json.dumps(model, ensure_ascii=False)};\n"
 
 
-def save_weights_script(folder: str | Path, model: TinySSD, info: ModelInfo, name: str) -> Path:
+def save_weights_script(
+    folder: str | Path, model: TinySSD, info: ModelInfo, name: str, bits: int = 16
+) -> Path:
     """Write a detector's weights script into a folder; returns its path."""
-    record = browser_model(model, info)
+    record = browser_model(model, info, bits)
     path = Path(folder) / script_name(record, name)
     write_bytes(path, weights_script(record, name).encode())
     return path
@@ -212,10 +163,11 @@ def save_page(path: str | Path, model: TinySSD, info: ModelInfo, samples: Sequen
     write_bytes(path, string.Template(live.PAGE).substitute(parts, title=title).encode())
 
 
-def about(model: TinySSD) -> str:
+def about(model: TinySSD, bits: int = 16) -> str:
     """The size of a network in words; the megabytes are those to download."""
-    weights = len(flat_weights(inference_model(model)))
-    return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights, {2 * weights / 1e6:.1f} MB"
+    weights = sum(p.numel() for p in model.parameters())
+    megabytes = f"{weights * bits / 8e6:.1f} MB"
+    return f"{len(model.anchors):,} anchors, {weights / 1e6:.1f} million weights, {megabytes}"
 
 
 def describe_sample(sample: Sample, index: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ export function startApp({ root, body, after, tell }, model, engine) {
     if (mine !== request) return;
     image = read, chosen = null;
     const boxes = decodeBoxes(anchors, given.offsets, model.decoding);
-    answers = { ...given, anchors, boxes, scores: foregroundScores(given.logits, classes.length) };
+    answers = { ...given, anchors, boxes, scores: foregroundScores(given.logits, classes.length, model.scores) };
     maps.paint(answers.scores);
     view.show(image.shown);
     draw();

@@ -3,15 +3,9 @@
 export const f = Math.fround;
 
 /** Height, width and anchors a pixel of the maps that have heads, finest first. */
-export function mapShapes({ plan, size }) {
-  let [height, width] = size;
-  const shapes = [];
-  for (const layer of plan) {
-    if (layer.op === "pool") [height, width] = [Math.floor(height / 2), Math.floor(width / 2)];
-    if (layer.op === "global") [height, width] = [1, 1];
-    if (layer.op === "heads") shapes.push({ height, width, anchors: layer.anchors });
-  }
-  return shapes;
+export function mapShapes({ plan }) {
+  const heads = plan.filter(({ op }) => op === "heads");
+  return heads.map(({ map: [height, width], anchors }) => ({ height, width, anchors }));
 }
 
 /** Corners of all anchors, A × 4, as `anchors.make_anchors` lays them out. */
@@ -19,7 +13,7 @@ export function makeAnchors(model) {
   const corners = [];
   mapShapes(model).forEach(({ height, width }, scale) => {
     const sizes = model.sizes[scale], [first, ...others] = model.ratios[scale];
-    const pairs = [...sizes.map((size) => [size, first]), ...others.map((ratio) => [sizes[0], ratio])];
+    const pairs = model.paired ? sizes.map((size, i) => [size, model.ratios[scale][i]]) : [...sizes.map((size) => [size, first]), ...others.map((ratio) => [sizes[0], ratio])];
     const halves = pairs.map(([size, ratio]) => [f(f(size * Math.sqrt(ratio)) / 2), f(f(size / Math.sqrt(ratio)) / 2)]);
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
@@ -45,10 +39,11 @@ export function placeOf(model, anchor) {
   return null;
 }
 
-/** Shares of the classes, A × K, background left out: softmax of the logits, A × (K + 1). */
-export function foregroundScores(logits, classes) {
+/** Scores of the classes, A × K, background left out: softmax of the logits, A × (K + 1), or sigmoid of each. */
+export function foregroundScores(logits, classes, how = "softmax") {
   const width = classes + 1, count = logits.length / width;
   const scores = new Float32Array(count * classes), powers = new Float64Array(width);
+  if (how === "sigmoid") return scores.map((_, i) => 1 / (1 + f(Math.exp(-logits[i + Math.floor(i / classes) + 1]))));
   for (let a = 0; a < count; a++) {
     let most = -Infinity, sum = 0;
     for (let k = 0; k < width; k++) most = Math.max(most, logits[a * width + k]);

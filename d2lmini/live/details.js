@@ -4,6 +4,19 @@ import { colorOf } from "./drawing.js";
 import { placeOf } from "./decode.js";
 import { iou } from "./nms.js";
 
+const MOST_ROWS = 8; // of many classes, those with the highest scores
+
+/** What an anchor says of the classes, [[name, value, color], …]: shares with background first, or a score of each. */
+function rowsOf(answers, anchor, { classes, scores }) {
+  const own = (value, k) => [classes[k], value, colorOf(k)];
+  if (scores === "sigmoid") {
+    const row = Array.from(answers.scores.subarray(anchor * classes.length, (anchor + 1) * classes.length), own);
+    return row.sort((a, b) => b[1] - a[1]).slice(0, MOST_ROWS);
+  }
+  const [background, ...others] = shares(answers.logits, anchor, classes.length);
+  return [["background", background, "var(--soft)"], ...others.map(own)];
+}
+
 /** Shares of all classes of one anchor, background first. */
 export function shares(logits, anchor, classes) {
   const row = Array.from(logits.subarray(anchor * (classes + 1), (anchor + 1) * (classes + 1)));
@@ -22,16 +35,15 @@ export function describe(one, above, answers, model) {
     html("p", {}, html("strong", {}, `Anchor ${one.anchor}`), ` of scale ${scale + 1}, row ${row + 1}, column ${column + 1}: `,
       `from (${left}, ${top}) to (${right}, ${bottom}). `,
       `Offsets ${moves.join(", ")}: it keeps an IoU of ${iou(corners, one.box).toFixed(2)} with its box.`),
-    bars(shares(answers.logits, one.anchor, model.classes.length), model.classes),
+    bars(rowsOf(answers, one.anchor, model)),
     html("p", {}, fate(one, above, model)));
 }
 
 /** The class scores as bars with their numbers. */
-function bars(values, classes) {
-  const names = ["background", ...classes];
-  return html("table", { class: "bars" }, html("tbody", {}, values.map((value, k) => html("tr", {},
-    html("th", { scope: "row" }, names[k]),
-    html("td", {}, html("i", { style: `width:${(100 * value).toFixed(1)}%;background:${k ? colorOf(k - 1) : "var(--soft)"}` })),
+function bars(rows) {
+  return html("table", { class: "bars" }, html("tbody", {}, rows.map(([name, value, color]) => html("tr", {},
+    html("th", { scope: "row" }, name),
+    html("td", {}, html("i", { style: `width:${(100 * value).toFixed(1)}%;background:${color}` })),
     html("td", {}, value.toFixed(3))))));
 }
 

@@ -11,13 +11,40 @@ export function fromHalf(halves) {
   });
 }
 
+/**
+ * All weights of a model in the order of its plan. Of nine bits, as `plan.flat_weights` writes them, some filters
+ * are whole numbers: the upper bits in `high`, the lowest in `low`, with a scale for each output.
+ */
+export function unpack(model, layout) {
+  const halves = fromHalf(new Uint16Array(bytesOf64(model.weights).buffer));
+  if (model.bits !== 9) return halves;
+  const high = new Int8Array(bytesOf64(model.high).buffer), low = bytesOf64(model.low), out = new Float32Array(layout.weights);
+  let at = 0, half = 0, whole = 0;
+  for (const { filters } of layout.steps) {
+    if (!filters) continue;
+    const { outputs, taps, each, inputs } = filters;
+    if (each || inputs <= 3) {
+      out.set(halves.subarray(half, half + outputs * (taps + 1)), at);
+      at += outputs * (taps + 1), half += outputs * (taps + 1);
+      continue;
+    }
+    for (let o = 0; o < outputs; o++) {
+      for (let t = 0; t < taps; t++, whole++) {
+        out[at++] = (2 * high[whole] + ((low[whole >> 3] >> (whole & 7)) & 1)) * halves[half + o];
+      }
+    }
+    out.set(halves.subarray(half + outputs, half + 2 * outputs), at);
+    at += outputs, half += 2 * outputs;
+  }
+  return out;
+}
+
 /** A model, as `export.browser_model` writes it, made ready: { name, run(rgba) → { logits, offsets } }. */
 export async function makeEngine(model, { simd = true, pause } = {}) {
   const layout = layOut(model);
-  const bytes = bytesOf64(model.weights);
   const kernel = simd ? await loadKernel(layout.floats) : null;
   const memory = kernel?.memory ?? new Float32Array(layout.floats);
-  placeWeights(memory, layout, fromHalf(new Uint16Array(bytes.buffer)));
+  placeWeights(memory, layout, unpack(model, layout));
   return {
     name: kernel ? "WASM SIMD" : "plain JavaScript",
     memory,

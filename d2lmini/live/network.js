@@ -1,73 +1,83 @@
-// The whole forward pass of the detector: pixels in, logits and offsets of every anchor out.
+// The whole forward pass of a detector: pixels in, logits and offsets of every anchor out.
 //
-// Feature maps lie one behind the other in a single long array of floats. Each has a rim of zeros, one
-// pixel wide, which is the padding that the next convolution wants; rows are a multiple of eight pixels
-// long, so that the SIMD kernel never needs a remainder. Nothing is overwritten within a pass: after it
-// every map can be looked at, and a test compares each with PyTorch's.
+// Feature maps lie one behind the other in a single long array of floats. Each has a rim of zeros, one pixel
+// wide, which is the padding that a 3 × 3 convolution wants. Steps work on two, four or eight pixels at a time
+// and may write over the rim and a little behind the map: there is room for that, and `mendRim` zeroes it.
+// Nothing else is overwritten within a pass: after it every map can be looked at, and a test compares each with
+// PyTorch's.
 
 const up = (n, step) => Math.ceil(n / step) * step;
+const ROOM = 8; // floats behind a channel, for what is written too far
 
 /** A map of this shape from `at` on; rows are `stride` floats apart, channels `plane`. */
 function mapAt(at, channels, height, width) {
-  const stride = up(width, 8) + 2;
-  const plane = stride * (height + 2);
+  const stride = width + 2, plane = stride * (height + 2) + ROOM;
   return { at, channels, height, width, stride, plane, end: at + up(channels, 4) * plane };
 }
 
 /** Lay out a model's layer plan: its steps, each with the maps that it reads and writes, and the floats that all take. */
 export function layOut({ plan, size, classes }) {
-  let free = 0, read = 0;
+  let free = 0, read = 0, anchors = 0;
   const map = (...shape) => {
     const made = mapAt(free, ...shape);
     free = made.end;
     return made;
   };
-  /** Filters come four outputs together (see `placeWeights`), so that number is filled up. */
-  const filters = (inputs, outputs) => {
-    const made = { at: free, read, inputs, outputs, bias: free + up(outputs, 4) * inputs * 9 };
-    free = made.bias + up(outputs, 4);
-    read += outputs * (inputs * 9 + 1);
+  /** `taps` weights for each output: four outputs together (see `placeWeights`), so that number is filled up. */
+  const filters = (inputs, outputs, taps, each) => {
+    const rows = up(outputs, 4), made = { at: free, read, inputs, outputs, taps, each, bias: free + rows * taps };
+    free = made.bias + rows;
+    read += outputs * (taps + 1);
     return made;
   };
-  const image = map(3, ...size);
-  const steps = [];
-  let from = image, anchors = 0;
-  const convolution = (outputs, more) => {
-    const to = map(outputs, from.height, from.width);
-    steps.push({ op: "conv", from, to, filters: filters(from.channels, outputs), ...more });
+  const steps = [], maps = [map(3, ...size)];
+  /** The steps of a convolution: at stride 2 every pixel's taps are laid side by side first, and then mixed. */
+  const convolution = (from, { outputs, kernel = 3, stride = 1, before = [1, 1], each = false, relu = true, most = Infinity }, more = {}) => {
+    const taps = kernel * kernel * (each ? 1 : from.channels), shape = [Math.ceil(from.height / stride), Math.ceil(from.width / stride)];
+    let op = each ? "each" : kernel === 1 ? "mix" : "conv", source = from;
+    if (op === "conv" && stride === 2) {
+      source = map(9 * from.channels, ...shape);
+      steps.push({ op: "spread", from, to: source, before });
+      op = "mix";
+    }
+    const to = map(outputs, ...shape);
+    steps.push({ op, from: source, to, stride, before, filters: filters(from.channels, outputs, taps, each), floor: relu ? 0 : -Infinity, ceiling: most, ...more });
     return to;
   };
   for (const layer of plan) {
-    if (layer.op === "conv") {
-      from = convolution(layer.outputs, { relu: true });
-    } else if (layer.op === "heads") { // two convolutions that leave the newest map as it is
-      const first = anchors;
-      convolution(layer.anchors * (classes.length + 1), { relu: false, read: "logits", values: classes.length + 1, first });
-      convolution(layer.anchors * 4, { relu: false, read: "offsets", values: 4, first });
+    const from = maps[layer.from ?? maps.length - 1];
+    if (layer.op === "heads") { // two convolutions that leave their map as it is
+      const head = (values, name) => convolution(
+        from, { outputs: layer.anchors * values, kernel: layer.kernel, relu: false }, { read: name, values, first: anchors });
+      head(classes.length + 1, "logits");
+      head(4, "offsets");
       anchors += from.height * from.width * layer.anchors;
+    } else if (layer.op === "conv") {
+      maps.push(convolution(from, layer));
     } else {
-      const whole = layer.op === "global";
-      const [down, across] = whole ? [from.height, from.width] : [2, 2];
-      const to = map(from.channels, Math.floor(from.height / down), Math.floor(from.width / across));
-      steps.push({ op: "pool", from, to, down, across });
-      from = to;
+      const whole = layer.op === "global", [down, across] = whole ? [from.height, from.width] : [2, 2];
+      const same = layer.op === "enlarge" ? [layer.height, layer.width] : [from.height, from.width];
+      const pooled = [Math.floor(from.height / down), Math.floor(from.width / across)];
+      const pools = whole || layer.op === "pool";
+      const to = map(from.channels, ...(pools ? pooled : same));
+      steps.push({ op: pools ? "pool" : layer.op, from, to, down, across, and: maps[layer.and] });
+      maps.push(to);
     }
   }
-  return { image, steps, anchors, floats: free, weights: read };
+  return { image: maps[0], maps, steps, anchors, floats: free, weights: read };
 }
 
-/** Copy filters (outputs, inputs, 3, 3) and biases into place: of every weight, four outputs side by side. */
+/** Copy filters (outputs, taps) and biases into place: of every weight, four outputs side by side. */
 export function placeWeights(memory, layout, weights) {
   if (weights.length !== layout.weights) {
     throw new Error(`the layer plan needs ${layout.weights} weights, the file holds ${weights.length}`);
   }
   for (const { filters } of layout.steps) {
     if (!filters) continue;
-    const { at, read, inputs, outputs, bias } = filters;
-    const taps = inputs * 9;
+    const { at, read, outputs, taps, each, bias } = filters;
     for (let o = 0; o < outputs; o++) {
-      const start = at + (o - (o % 4)) * taps + (o % 4);
-      for (let t = 0; t < taps; t++) memory[start + 4 * t] = weights[read + o * taps + t];
+      const [start, apart] = each ? [at + o * taps, 1] : [at + (o - (o % 4)) * taps + (o % 4), 4];
+      for (let t = 0; t < taps; t++) memory[start + apart * t] = weights[read + o * taps + t];
       memory[bias + o] = weights[read + outputs * taps + o];
     }
   }
@@ -86,9 +96,9 @@ export function writePixels(memory, image, rgba, { mean, std }) {
   }
 }
 
-/** 3 × 3 convolution (and ReLU) in plain JavaScript: four outputs and two neighbouring pixels at a time. */
-export function convolve(memory, { from, to, filters, relu }) {
-  const { inputs, at: weightsAt, bias } = filters, floor = relu ? 0 : -Infinity, m = memory;
+/** 3 × 3 convolution in plain JavaScript: four outputs and two neighbouring pixels at a time. */
+export function convolve(memory, { from, to, filters, floor }) {
+  const { at: weightsAt, bias } = filters, inputs = from.channels, m = memory;
   for (let o = 0; o < to.channels; o += 4) {
     for (let y = 0; y < to.height; y++) {
       for (let x = 0; x < to.width; x += 2) {
@@ -123,14 +133,70 @@ export function convolve(memory, { from, to, filters, relu }) {
   }
 }
 
-/** Zero what was written to the right of a map: a step works on two, four or eight pixels at a time. */
-export function mendRim(memory, { at, channels, height, width, stride, plane }) {
-  if (width % 8 === 0) return;
-  for (let c = 0; c < up(channels, 4); c++) {
-    for (let y = 1; y <= height; y++) {
-      const row = at + c * plane + y * stride;
-      memory.fill(0, row + width + 1, row + stride);
+/** 1 × 1 convolution: a matrix product, all pixels (rims too) in a row; four outputs and two pixels at a time. */
+export function mix(memory, { from, to, filters, floor, ceiling }) {
+  const { at: weightsAt, bias, taps } = filters, m = memory, last = to.stride * (to.height + 1);
+  const bound = (value) => Math.min(Math.max(value, floor), ceiling);
+  for (let o = 0; o < to.channels; o += 4) {
+    for (let x = to.stride; x < last; x += 2) {
+      let a = m[bias + o], b = m[bias + o + 1], c = m[bias + o + 2], d = m[bias + o + 3];
+      let e = a, f = b, g = c, h = d;
+      let w = weightsAt + o * taps, p = from.at + x;
+      for (let i = 0; i < taps; i++, p += from.plane, w += 4) {
+        const p0 = m[p], p1 = m[p + 1];
+        a += m[w] * p0, e += m[w] * p1;
+        b += m[w + 1] * p0, f += m[w + 1] * p1;
+        c += m[w + 2] * p0, g += m[w + 2] * p1;
+        d += m[w + 3] * p0, h += m[w + 3] * p1;
+      }
+      const q = to.at + o * to.plane + x;
+      m[q] = bound(a), m[q + 1] = bound(e);
+      m[q + to.plane] = bound(b), m[q + to.plane + 1] = bound(f);
+      m[q + 2 * to.plane] = bound(c), m[q + 2 * to.plane + 1] = bound(g);
+      m[q + 3 * to.plane] = bound(d), m[q + 3 * to.plane + 1] = bound(h);
     }
+  }
+}
+
+/** 3 × 3 convolution of each channel by a filter of its own, at stride 1 or 2. */
+export function filterEach(memory, { from, to, filters, stride, before, floor, ceiling }) {
+  const m = memory;
+  for (let c = 0; c < to.channels; c++) {
+    const w = filters.at + 9 * c, bias = m[filters.bias + c];
+    for (let y = 0; y < to.height; y++) {
+      const row = from.at + c * from.plane + (y * stride + 1 - before[0]) * from.stride + 1 - before[1];
+      const target = to.at + c * to.plane + (y + 1) * to.stride + 1;
+      for (let x = 0; x < to.width; x++) {
+        let sum = bias;
+        for (let j = 0, p = row + x * stride; j < 9; j += 3, p += from.stride) {
+          sum += m[w + j] * m[p] + m[w + j + 1] * m[p + 1] + m[w + j + 2] * m[p + 2];
+        }
+        m[target + x] = Math.min(Math.max(sum, floor), ceiling);
+      }
+    }
+  }
+}
+
+/** The nine pixels under a filter that goes two pixels at a time, each in a map of its own. */
+function spread(memory, { from, to, before }) {
+  for (let c = 0; c < from.channels; c++) {
+    for (let tap = 0; tap < 9; tap++) {
+      for (let y = 0; y < to.height; y++) {
+        const row = 2 * y + Math.floor(tap / 3) + 1 - before[0];
+        const p = from.at + c * from.plane + row * from.stride + (tap % 3) + 1 - before[1];
+        const q = to.at + (9 * c + tap) * to.plane + (y + 1) * to.stride + 1;
+        for (let x = 0; x < to.width; x++) memory[q + x] = memory[p + 2 * x];
+      }
+    }
+  }
+}
+
+/** Zero what was written around a map, but for the row above, where nothing is. */
+export function mendRim(memory, { at, channels, height, stride, plane, width }) {
+  for (let c = 0; c < up(channels, 4); c++) {
+    const top = at + c * plane;
+    for (let row = top + stride, y = 0; y < height; y++, row += stride) memory[row] = memory[row + width + 1] = 0;
+    memory.fill(0, top + (height + 1) * stride, top + plane);
   }
 }
 
@@ -153,6 +219,23 @@ export function pool(memory, { from, to, down, across }) {
   }
 }
 
+/** A map made as large as another by repeating pixels: PyTorch's "nearest". */
+function enlarge(memory, { from, to }) {
+  for (let c = 0; c < to.channels; c++) {
+    for (let y = 0; y < to.height; y++) {
+      const p = from.at + c * from.plane + (Math.floor((y * from.height) / to.height) + 1) * from.stride + 1;
+      const q = to.at + c * to.plane + (y + 1) * to.stride + 1;
+      for (let x = 0; x < to.width; x++) memory[q + x] = memory[p + Math.floor((x * from.width) / to.width)];
+    }
+  }
+}
+
+/** The sum of two maps of one shape. */
+function add(memory, { from, and, to }) {
+  const many = to.channels * to.plane, { at } = to, one = from.at, two = and.at;
+  for (let i = 0; i < many; i++) memory[at + i] = memory[one + i] + memory[two + i];
+}
+
 /** A head's map, one row of `values` for each anchor: pixel by pixel, then the anchors of a pixel. */
 function readHead(memory, map, values, target, first) {
   let at = first * values;
@@ -164,11 +247,13 @@ function readHead(memory, map, values, target, first) {
   }
 }
 
+const OPERATIONS = { conv: convolve, mix, each: filterEach, spread, pool, enlarge, add };
+
 /**
  * One image through the network: rgba, as many bytes as `size` asks for, to { logits, offsets }.
  *
- * `kernel` may bring faster versions of `convolve` and `pool` (simd.js); `pause` is awaited between layers
- * where the page has to stay alive, and is left out in a worker.
+ * `kernel` may bring faster versions of some operations (simd.js); `pause` is awaited between steps where the
+ * page has to stay alive, and is left out in a worker.
  */
 export async function forward(memory, layout, model, rgba, { kernel, pause } = {}) {
   const answers = {
@@ -178,9 +263,8 @@ export async function forward(memory, layout, model, rgba, { kernel, pause } = {
   writePixels(memory, layout.image, rgba, model.pixels);
   for (const step of layout.steps) {
     if (pause) await pause();
-    if (step.op === "conv") (kernel?.convolve ?? convolve)(memory, step);
-    else if (step.down === 2 && step.across === 2) (kernel?.pool ?? pool)(memory, step);
-    else pool(memory, step); // the whole map, once
+    const whole = step.op === "pool" && (step.down !== 2 || step.across !== 2); // once, at the end
+    (whole ? pool : kernel?.[step.op] ?? OPERATIONS[step.op])(memory, step);
     mendRim(memory, step.to);
     if (step.read) readHead(memory, step.to, step.values, answers[step.read], step.first);
   }

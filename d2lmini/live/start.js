@@ -2,13 +2,39 @@
 // this folder, is fetched with the first of them.
 import { html, makeReadout } from "./dom.js";
 
-/** Load a classic script; unlike fetch and import, that is allowed in a page opened from a disk. */
-export const script = (address) => new Promise((resolve, reject) => {
-  const tag = html("script", { src: address });
-  tag.onload = resolve;
-  tag.onerror = () => reject(new Error("a part of the detector could not be loaded: try again, or reload the page"));
-  document.head.append(tag);
-});
+const LOST = "a part of the detector could not be loaded: try again, or reload the page";
+
+/**
+ * Load a classic script; unlike fetch and import, that is allowed in a page opened from a disk. Where fetch is
+ * allowed, `progress` hears how many bytes are there, and `signal` can end it.
+ */
+export async function script(address, { signal, progress } = {}) {
+  const source = progress && location.protocol.startsWith("http") ? await fetched(address, signal, progress) : address;
+  await new Promise((resolve, reject) => {
+    const tag = html("script", { src: source });
+    tag.onload = resolve;
+    tag.onerror = () => reject(new Error(LOST));
+    document.head.append(tag);
+  });
+  if (source !== address) URL.revokeObjectURL(source);
+}
+
+async function fetched(address, signal, progress) {
+  const parts = [];
+  let bytes = 0;
+  try {
+    const response = await fetch(address, { signal });
+    if (!response.ok) throw new Error(response.statusText);
+    for (const reader = response.body.getReader(); ;) {
+      const { done, value } = await reader.read();
+      if (done) return URL.createObjectURL(new Blob(parts, { type: "text/javascript" }));
+      parts.push(value);
+      progress(bytes += value.length);
+    }
+  } catch (error) {
+    throw new Error(signal.aborted ? "cancelled" : LOST, { cause: error });
+  }
+}
 
 /**
  * The bar of images, and under it the first of them. `samples` are [{ title, truth, blob }], `about` says where
@@ -37,13 +63,26 @@ export function begin(host, { samples, about, load }) {
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === pressed)));
     try {
       if (!live) tell("The detector is on its way …");
-      loading ??= load().then((start) => start({ root, body, after, tell }));
+      loading ??= load(waiting()).then((start) => start({ root, body, after, tell }));
       live = await loading;
       await act(live);
     } catch (error) {
-      if (!live) loading = null; // so that the reader can try again
+      if (!live) loading = null, after.replaceChildren(); // so that the reader can try again
       tell(`That did not work: ${error.message}.`);
     }
+  }
+
+  /** What a download says and hears: how far it is, and a button that ends it. */
+  function waiting() {
+    const stop = new AbortController();
+    let said = 0;
+    after.replaceChildren(html("div", { class: "bar" }, html("button", { type: "button", onclick: () => stop.abort() }, "cancel")));
+    const progress = (bytes) => {
+      if (bytes < said + 5e5) return; // not so often that nobody could listen
+      said = bytes;
+      tell(`The detector is on its way: ${(bytes / 1e6).toFixed(1)} MB are here …`);
+    };
+    return { signal: stop.signal, progress };
   }
 
   function own(blob, title = blob?.name) {

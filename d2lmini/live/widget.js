@@ -10,9 +10,9 @@ function bookFolder() {
   return root === undefined ? null : new URL(`${root}_static/live/`, document.baseURI).href;
 }
 
-async function fromBook(folder, name) {
+async function fromBook(folder, name, waiting) {
   if (!globalThis.d2lminiLive) await script(`${folder}live.js`);
-  if (!globalThis.d2lminiModels?.[name]) await script(folder + name);
+  if (!globalThis.d2lminiModels?.[name]) await script(folder + name, waiting);
   const { pageEngine, startApp } = globalThis.d2lminiLive();
   const model = globalThis.d2lminiModels[name], engine = await pageEngine(name, globalThis.d2lminiLive);
   return (frame) => startApp(frame, model, engine);
@@ -42,7 +42,7 @@ export default {
     const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(images[`image${i}`]) }));
     const here = `The network (${about}) is fetched then, and runs in this page: your own images never leave it.`;
     const there = `The network (${about}) runs in the kernel of this notebook: your own images go there and no further.`;
-    const load = () => (folder ? fromBook(folder, name) : fromKernel(model));
+    const load = (waiting) => (folder ? fromBook(folder, name, waiting) : fromKernel(model));
     return begin(el, { about: folder ? here : there, samples: given, load });
   },
 };

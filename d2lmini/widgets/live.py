@@ -23,6 +23,7 @@ from d2lmini.widgets.base import STYLE, Figure, Live
 from d2lmini.widgets.front import LETTERS, sample_titles
 
 SCORE = 0.5  # where the page's slider stands at first
+BITS = {"scenes": 16, "everyday": 9}  # of the detectors that the book serves
 
 
 class LiveDetector(Figure):
@@ -35,8 +36,8 @@ class LiveDetector(Figure):
 
     def __init__(self, model: TinySSD, record: Mapping[str, Any], **options: Any) -> None:
         super().__init__(**options)
-        self._model = inference_model(model)
-        self._record = {key: value for key, value in record.items() if key != "weights"}
+        self._model = inference_model(model, record["bits"])
+        self._record = {key: value for key, value in record.items() if key not in ("weights", "high", "low")}
         self.on_msg(self._answer)
 
     def _answer(self, _: object, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
@@ -64,22 +65,25 @@ class LiveDetector(Figure):
 def live_detector(model: TinySSD, info: ModelInfo, samples: Sequence[Sample], name: str = "scenes") -> Live:
     """The detector for the reader to use, with some images to begin with.
 
-    `name` is that of the weights script; the book serves that of `pretrained("scenes")`. Computes with
-    `inference_model(model)`. Raises ExportError for a network that the browser cannot run, and ValueError
-    without samples.
+    `name` is that of the weights script; the book serves those of `BITS`, which is how many bits a weight
+    has: it computes with `inference_model(model, bits)`. Raises ExportError for a network that the browser
+    cannot run, and ValueError without samples.
     """
     if not samples:
         raise ValueError("give at least one sample, so that there is something to begin with")
-    record = browser_model(model, info)
+    bits = BITS.get(name, 16)
+    record = browser_model(model, info, bits)
+    known = any(len(sample.labels) for sample in samples)
+    titles = sample_titles(samples) if known else [*LETTERS]
     figure = LiveDetector(
         model,
         record,
         data={
             "name": script_name(record, name),
-            "about": about(model),
+            "about": about(model, bits),
             "samples": [
                 {**describe_sample(sample, 0), "title": f"image {title}"}
-                for title, sample in zip(sample_titles(samples), samples, strict=False)
+                for title, sample in zip(titles, samples, strict=False)
             ],
             **{f"image{i}": _lossless(s.image) for i, s in enumerate(samples[: len(LETTERS)])},
         },
@@ -107,7 +111,8 @@ def _fallback(model: TinySSD, sample: Sample) -> plots.Drawing:
         answers = inference_model(model)(sample.image.unsqueeze(0))
     views = [plots.View(sample.image, "an image")]
     for title, options in (("candidates", {"iou_threshold": 1.0}), ("after NMS", {})):
-        (found,) = detect(*answers, model.anchors.cpu(), score_threshold=SCORE, **options)
+        options |= {"score_threshold": SCORE, "score_function": model.score_function}
+        (found,) = detect(*answers, model.anchors.cpu(), **options)
         colors = [plots.class_color(k) for k in found.labels.tolist()]
         boxes = plots.Boxes(found.boxes, colors, linewidth=1.25)
         views.append(plots.View(sample.image, f"{len(found.scores)} {title}", [boxes]))
