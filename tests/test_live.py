@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import math
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import nn
 
 from d2lmini import boxes, detect, evaluate, live, pretrained
@@ -256,6 +257,45 @@ def test_pixels_are_pillows_to_the_byte(target, resize_mode):
         mine = np.frombuffer(base64.b64decode(text), np.uint8).reshape(*target, 4)
         np.testing.assert_array_equal(mine[..., :3], wanted, err_msg=f"{size}")
         assert (mine[..., 3] == 255).all()
+
+
+def colorful(form: str, **options: object) -> tuple[Image.Image, bytes]:
+    """A small image, and a file of it that carries a color profile."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    file = io.BytesIO()
+    image.save(file, form, icc_profile=profile, **options)
+    return image, file.getvalue()
+
+
+@needs_node
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_profiles_are_dropped_and_pixels_stay(form):
+    _, data = colorful(form, **({"exif": Image.Exif()} if form != "PNG" else {}))
+    program = 'answer(Buffer.from(plainFile(new Uint8Array(raw(given.file)))).toString("base64"));'
+    plain = base64.b64decode(in_node({"file": "plainFile"}, program, file=np.frombuffer(data, np.uint8)))
+    before, after = (Image.open(io.BytesIO(one)) for one in (data, plain))
+    assert before.info.get("icc_profile")
+    assert not after.info.get("icc_profile")
+    assert len(plain) < len(data)
+    np.testing.assert_array_equal(np.array(after), np.array(before))
+
+
+@needs_node
+def test_cut_files_are_refused_and_others_left_alone():
+    program = """
+    answer(given.files.map((file) => {
+      try { return plainFile(new Uint8Array(raw(file))).length; } catch (error) { return error.message; }
+    }));
+    """
+    whole = [colorful(form)[1] for form in ("PNG", "JPEG", "WEBP")]
+    cut = [data[: len(data) * share // 100] for data in whole for share in (40, 70, 99)]
+    odd = [b"", b"\xff\xd8", b"GIF89a;", b"<svg/>"]
+    files = [packed64(np.frombuffer(data, np.uint8)) for data in (*cut, *odd)]
+    seen = in_node({"file": "plainFile"}, program, files=files)
+    assert all("ends too early" in said for said in seen[: len(cut)])
+    assert [seen[9], seen[11], seen[12]] == [0, 7, 6]
+    assert "ends too early" in seen[10]
 
 
 # ---------------------------------------------------------------- boxes and scores

@@ -7,6 +7,7 @@ and the scripts where `_ext/live_detector.py` puts them. tests/test_book.py has 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import os
@@ -18,10 +19,12 @@ import torch
 from PIL import Image
 
 from d2lmini import box_iou, detect, evaluate, live, pretrained, save_model, widgets
+from d2lmini.checkpoint import ModelInfo
 from d2lmini.cli import main
-from d2lmini.data import Synthetic
+from d2lmini.data import GroundTruth, Synthetic
 from d2lmini.data.images import RESIZE_MODES, to_tensor
 from d2lmini.detect import Detections
+from d2lmini.engine.features import photograph_model
 from d2lmini.errors import error_breakdown
 from d2lmini.interop import export
 from tests.test_export import ODD, odd_detector
@@ -128,6 +131,35 @@ def test_files_of_every_kind_give_what_python_finds(browser, tmp_path, resize_mo
     assert max(o.logits for o in outcomes) <= 2e-5
     assert max(o.pixels for o in outcomes) <= 1
     assert all(o.same for o in outcomes), [o for o in outcomes if not o.same]
+
+
+@pytest.mark.parametrize("name", ["<!--<script>", "</script>", "<SCRIPT>//", "\u2028", "${1}`\\"])
+def test_no_class_name_stops_a_page(browser, tmp_path, name):
+    model, info = pretrained("scenes")
+    odd = dataclasses.replace(info, classes=(name, *info.classes[1:]))
+    scene = Synthetic("scenes", count=3, size=256, split="val")[2]
+    export.save_page(tmp_path / "page.html", model, odd, [scene])
+    tab = watched(live_parity.open_page(browser, (tmp_path / "page.html").as_uri()))
+    start(tab)
+    assert f"{name} " in tab.locator(".found").text_content()
+    assert not tab.complaints
+    tab.close()
+
+
+@torch.inference_mode()
+def test_a_detector_of_your_own_photographs_runs_in_its_page(browser, tmp_path):
+    scene = Synthetic("scenes", count=3, size=150, split="val")[2]
+    truth = GroundTruth(scene.boxes[None], scene.labels[None])
+    model = photograph_model(truth, (150, 150), tuple("abcdef")).eval()
+    export.save_page(tmp_path / "page.html", model, ModelInfo(tuple("abcdef")), [scene])
+    tab = watched(live_parity.open_page(browser, (tmp_path / "page.html").as_uri()))
+    start(tab)
+    move(tab, "score at least", 0.01)
+    small = export.inference_model(model)
+    (wanted,) = detect(*small(scene.image[None]), small.anchors, score_threshold=0.01, iou_threshold=0.45)
+    np.testing.assert_allclose(found(tab)[:, :4], wanted.boxes, atol=1e-4)
+    assert not tab.complaints
+    tab.close()
 
 
 def test_without_worker_and_wasm_the_numbers_stay_and_the_page_lives(browser, page, tmp_path):

@@ -157,7 +157,8 @@ def save_page(path: str | Path, model: TinySSD, info: ModelInfo, samples: Sequen
         "page": f"globalThis.d2lminiPage = {json.dumps({'about': about(model), 'samples': shown})};\n",
         "start": live.page_script(),
     }
-    parts = {name: text.replace("</", "<\\/") for name, text in scripts.items()}
+    # Whatever is named so: these three would end the script that holds it, or never let it end.
+    parts = {name: re.sub(r"<(?=/|!--|script)", r"<\\", text, flags=re.I) for name, text in scripts.items()}
     *others, last = info.classes
     title = html.escape(f"A detector for {' and '.join(filter(None, (', '.join(others), last)))}")
     write_bytes(path, string.Template(live.PAGE).substitute(parts, title=title).encode())

@@ -15,8 +15,8 @@ FIGURE = ("bytes.js", "dom.js", "drawing.js")  # what the scripts of widgets/ be
 START = ("bytes.js", "dom.js", "start.js")  # what a page holds before the first click
 LIVE = (
     *("bytes.js", "network.js", "simd.js", "engine.js"),
-    *("dom.js", "drawing.js", "controls.js", "decode.js", "nms.js", "scoring.js", "pixels.js", "image.js"),
-    *("view.js", "details.js", "report.js", "layers.js", "truth.js", "camera.js", "saving.js"),
+    *("dom.js", "drawing.js", "controls.js", "decode.js", "nms.js", "scoring.js", "file.js", "pixels.js"),
+    *("image.js", "view.js", "details.js", "report.js", "layers.js", "truth.js", "camera.js", "saving.js"),
     *("app.js", "source.js"),
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")

@@ -1,4 +1,5 @@
 // Files of any kind to the pixels that the network sees, and to a drawing that fits the page.
+import { plainFile } from "./file.js";
 import { placement, resize, withBands } from "./pixels.js";
 
 const MEGAPIXELS = 89; // what Python refuses too
@@ -37,7 +38,8 @@ export function fromBitmap(source, width, height, { size, resize_mode }) {
 }
 
 /** Turned as its EXIF orientation says, colours as they are in the file; Pillow does the same. */
-async function decodeFile(blob) {
+async function decodeFile(file) {
+  const blob = new Blob([plainFile(new Uint8Array(await file.arrayBuffer()))], { type: file.type });
   const { width, height } = await measure(blob);
   if (width * height > MEGAPIXELS * 1e6) {
     throw new Error(`the image has ${Math.round(width * height / 1e6)} megapixels: make it smaller first (${MEGAPIXELS} at most)`);
