@@ -152,8 +152,9 @@ def fit_photographs(
     The backbone is that of "everyday". Its features of all images, and of augmented views of them, `views` in
     all, are computed once. Stage "head": a small pyramid with SSD heads learns from these, in seconds. Stage
     "finetune": all weights but those of the first blocks learn at a small rate, from images augmented anew in
-    each of `finetune` epochs (None: 30, of thousands of images `epochs_for` so many; 0 leaves it out). Returns
-    the result of each stage. `config` says the rest, also the rate of fine-tuning; its epochs do not count.
+    each of `finetune` epochs (None: 30, of thousands of images `epochs_for` so many; 0 leaves it out).
+    Returns the result of each stage. `config` says the rest, also the rate of fine-tuning; its epochs do not
+    count.
 
     Folders: `out`/head has the run of the first stage, `out` that of the second, each as `fit` writes it;
     best.safetensors in `out` is the better one on `validation`. `resume` goes on in the stage that was

@@ -47,9 +47,9 @@ def open_folder(
     sorted). `difficult` keeps the objects marked as difficult (VOC) or as crowd (COCO).
 
     `train_list` and `val_list` are text files with an image a line; with one of them, the other split is all
-    the rest. Without, a folder that has no val keeps `val_fraction` of its images (those for train, if it says
-    which these are), drawn at random with `seed`, for val. `split_record` of an earlier result gives `seed` and `val_fraction`: if the new result's
-    is equal to it, the division is the same.
+    the rest. Without, a folder that has no val keeps `val_fraction` of its images (those for train, if it
+    says which these are), drawn at random with `seed`, for val. `split_record` of an earlier result gives
+    `seed` and `val_fraction`: if the new result's is equal to it, the division is the same.
 
     `skip_bad` reads every image once and leaves out those with a fault, whole, because an object without its
     box would be taught as background; of objects of no class among `classes` only these. A DataWarning counts

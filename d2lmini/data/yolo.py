@@ -133,7 +133,7 @@ def _label_file(image: Path, root: Path) -> Path | None:
 
 
 def _images_of(root: Path, said: str, images: Sequence[Path]) -> list[Path]:
-    """The images of a folder, or of a list of images, that a YAML file names, wherever it thinks that it lies.
+    """The images of a folder, or of a list, that a YAML file names, wherever it thinks that it lies.
 
     `../train/images` and `/content/set/train/images` are both train/images here: the longest end of the path
     that there is in the folder.
