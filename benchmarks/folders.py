@@ -27,7 +27,6 @@ import torch
 from benchmarks import machine, small
 from d2lmini import data, train, transfer
 from d2lmini.data import Batch
-from d2lmini.data.samples import concatenate
 from d2lmini.engine import devices
 from d2lmini.engine.validation import validate
 from d2lmini.inspect import LearningCurve, learning_curve
@@ -40,13 +39,13 @@ REPEATS = 5  # of the learning curve
 
 def parts_of(folder: Path, folds: int, images: int | None, size: int) -> Iterator[tuple[Batch, Batch, tuple]]:
     """Training images, held-out images and class names of each run."""
-    sets = [data.open_data(str(folder), split, size=size) for split in ("train", "test")]
+    sets = [data.open_data(str(folder), split, size=size) for split in ("all", "test")]
     classes = tuple(sets[0].classes)
-    training, held_out = (data.load(one) for one in sets)
-    if not folds:
+    every, held_out = (data.load(one) for one in sets)
+    if not folds:  # all images are those for training, then those of the test
+        training = every.select(slice(0, len(every.images) - len(held_out.images)))
         yield training.select(slice(0, images)), held_out, classes
         return
-    every = concatenate([training, held_out])
     order = torch.randperm(len(every.images), generator=torch.Generator().manual_seed(0))
     for fold in range(folds):
         held = torch.zeros(len(order), dtype=torch.bool)

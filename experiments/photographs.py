@@ -14,7 +14,6 @@ import torch
 
 from d2lmini import data
 from d2lmini.data import AugmentConfig, Batch
-from d2lmini.data.samples import concatenate
 from d2lmini.data.sources import BatchSource, InMemorySource, as_source
 from d2lmini.engine import devices
 from d2lmini.engine.features import keep_features, photograph_model
@@ -32,9 +31,9 @@ class Parts(NamedTuple):
 
 @functools.lru_cache(maxsize=2)
 def read(name: str, size: int) -> tuple[Batch, tuple[str, ...]]:
-    """All images of a folder's training and test parts, and their classes."""
-    sets = [data.open_data(str(FOLDER / name), split, size=size) for split in ("train", "test")]
-    return concatenate([data.load(one, workers=0) for one in sets]), tuple(sets[0].classes)
+    """All images of a folder, and their classes."""
+    data_set = data.open_data(str(FOLDER / name), "all", size=size)
+    return data.load(data_set, workers=0), tuple(data_set.classes)
 
 
 @functools.lru_cache(maxsize=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import ConcatDataset
 
 from benchmarks import folders, machine
 from d2lmini import data, transfer
@@ -16,8 +17,12 @@ from d2lmini.data import Synthetic, load
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def drawn(split: str) -> Synthetic:
-    return Synthetic("scenes", count=5, size=96, split=split.replace("test", "val"))
+def drawn(split: str) -> ConcatDataset:
+    """Five images to train with, five of the test, or all."""
+    parts = ("train", "val") if split == "all" else (split.replace("test", "val"),)
+    both = ConcatDataset([Synthetic("scenes", count=5, size=96, split=part) for part in parts])
+    both.classes = both.datasets[0].classes
+    return both
 
 
 @pytest.fixture

@@ -255,6 +255,36 @@ def test_a_list_for_train_and_val_together_is_divided_at_random(tmp_path):
     assert sorted(name for part in parts for name in part) == names(open_folder(root, "all"))
 
 
+@pytest.mark.parametrize("more", [(), ("Test",), ("TESTING",)])
+@pytest.mark.parametrize("train", ["train", "Training_Set"])
+def test_a_folder_without_val_holds_out_a_share_of_train_and_says_so(tmp_path, train, more):
+    """The most common export of all: train and test, or train alone."""
+    voc(tmp_path / train, simple(10))
+    for name in more:
+        voc(tmp_path / name, {"q": xml(("ant", 1, 1, 5, 5))})
+    data = {split: open_folder(tmp_path, split) for split in ("train", "val", "all")}
+    assert [len(part) for part in data.values()] == [8, 2, 10 + len(more)]
+    assert not set(names(data["train"])) & set(names(data["val"]))
+    assert {name for part in ("train", "val") for name in names(data[part])} == {
+        f"p{i:02}" for i in range(10)
+    }
+    said = f"{tmp_path} has no images for val: 20% of its images for train, chosen at random, are held out"
+    assert all(any(note.startswith(said) for note in data[part].notes) for part in ("train", "val"))
+    assert data["val"].split_record["by"] == "seed"
+    if more:
+        assert names(open_folder(tmp_path, "test")) == ["q"]
+    else:
+        with pytest.raises(DataError, match="no images for test, but for train"):
+            open_folder(tmp_path, "test")
+
+
+def test_a_folder_of_test_images_alone_cannot_be_trained_on(tmp_path):
+    voc(tmp_path / "test", simple(3))
+    assert len(open_folder(tmp_path, "test")) == 3
+    with pytest.raises(DataError, match="no images for train, but for test"):
+        open_folder(tmp_path, "train")
+
+
 @pytest.mark.parametrize("form", ["voc", "coco"])
 def test_lists_of_ones_own_divide_any_folder(tmp_path, form):
     if form == "voc":

@@ -19,8 +19,9 @@ from d2lmini.data.samples import Sample
 MAX_OUTSIDE = 1.0  # pixels by which a box may reach out of its image: tools round, and count from 0 or 1
 SIZES = (16, 4096)
 EXPECTED = (
-    "expected PASCAL VOC (a folder Annotations of XML files, images in JPEGImages or images) or "
-    "COCO (a JSON file of instances, here or in annotations, and a folder of images)"
+    "expected PASCAL VOC (a folder Annotations of XML files, images in JPEGImages or images), "
+    "COCO (a JSON file of instances, here or in annotations, and a folder of images) or "
+    "YOLO (images, labels and a data.yaml with the names of the classes)"
 )
 
 
@@ -32,12 +33,16 @@ class Object(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One annotated image; `where` names the annotation in messages, `size` is (width, height) if given."""
+    """One annotated image; `where` names the annotation in messages, `size` is (width, height) if given.
+
+    The edges of its objects are in pixels, or in `fractions` of the image's sides.
+    """
 
     image: Path
     objects: tuple[Object, ...]
     where: str
     size: tuple[int, int] | None = None
+    fractions: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ def _normalize(entry: Entry, number: int, size: tuple[int, int]) -> tuple[float,
     """Object `number` in [0, 1] of an image of `size` (width, height), clipped to it."""
     left, top, right, bottom = edges = entry.objects[number].edges
     width, height = size
+    if entry.fractions:
+        left, top, right, bottom = edges = left * width, top * height, right * width, bottom * height
     if not all(map(math.isfinite, edges)):
         raise _box_error(entry, number, "is not finite")
     if right <= left or bottom <= top:

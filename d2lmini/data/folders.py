@@ -1,4 +1,4 @@
-"""Folders of annotated photographs, in PASCAL VOC's form (XML) or COCO's (JSON), or D2L's bananas.
+"""Folders of annotated photographs, in PASCAL VOC's form (XML), COCO's (JSON) or YOLO's, or D2L's bananas.
 
 `open_folder` finds out which. A folder that is divided already (a list per split in `ImageSets`, a JSON
 file per split, or a folder per split) stays divided as it is, unless lists are given; any other is divided
@@ -20,6 +20,7 @@ from d2lmini.data.files import DataError, DataWarning
 from d2lmini.data.sources import faults_of
 from d2lmini.data.splits import SPLITS, Division
 from d2lmini.data.voc import read_voc, xml_folder
+from d2lmini.data.yolo import read_yolo, yolo_names
 
 MAX_QUOTED = 10  # faults that a warning quotes
 
@@ -46,9 +47,9 @@ def open_folder(
     sorted). `difficult` keeps the objects marked as difficult (VOC) or as crowd (COCO).
 
     `train_list` and `val_list` are text files with an image a line; with one of them, the other split is all
-    the rest. Without, a folder that is not divided keeps `val_fraction` of its images, drawn at random with
-    `seed`, for val. `split_record` of an earlier result gives `seed` and `val_fraction`: if the new result's
-    is equal to it, the division is the same.
+    the rest. Without, a folder that has no val keeps `val_fraction` of its images (those for train, if it
+    says which these are), drawn at random with `seed`, for val. `split_record` of an earlier result gives
+    `seed` and `val_fraction`: if the new result's is equal to it, the division is the same.
 
     `skip_bad` reads every image once and leaves out those with a fault, whole, because an object without its
     box would be taught as background; of objects of no class among `classes` only these. A DataWarning counts
@@ -86,10 +87,13 @@ def open_folder(
 
 def _read(root: Path, split: str, options: LoadOptions) -> Found:
     """What is annotated in `root`, or in its folders for the splits if it has such."""
+    if (yolo := yolo_names(root)) is not None and xml_folder(root) is None and not json_files(root):
+        return read_yolo(root, *yolo)
     folders: dict[str, Path] = {}
+    inside = {folder.name.casefold(): folder for folder in sorted(root.iterdir()) if folder.is_dir()}
     for name, alias in ((name, alias) for name, aliases in SPLITS.items() for alias in aliases):
-        folder = root / alias
-        if name not in folders and folder.is_dir() and (xml_folder(folder) or json_files(folder)):
+        folder = inside.get(alias)
+        if name not in folders and folder and (xml_folder(folder) or json_files(folder)):
             folders[name] = folder
     if not folders:
         return _read_one(root, options)

@@ -15,7 +15,11 @@ from d2lmini.data.annotated import Entry, Found, LoadOptions
 from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_bytes
 
 # What folders and files of a split are called, the usual name first.
-SPLITS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS = {
+    "train": ("train", "training", "training_set", "train_set"),
+    "val": ("val", "valid", "validation", "validation_set", "val_set", "dev"),
+    "test": ("test", "testing", "test_set"),
+}
 MAX_LIST = 256 * 2**20  # bytes
 
 
@@ -32,10 +36,13 @@ class Division:
         whole = _undivided(found)
         if self.lists:
             entries = by_lists(found.entries("all", options), split, self.lists, root)
+        elif whole and split in ("train", "val"):
+            entries = divide(found.entries(whole, options), split, self.seed, self.val_fraction, root)
+            if whole == "train":
+                share = f"{self.val_fraction:.0%} of its images for train, chosen at random"
+                options.notes.append(f"{root} has no images for val: {share}, are held out instead")
         elif split == "all" or split in found.parts:
             entries = found.entries(split, options)
-        elif whole and split != "test":
-            entries = divide(found.entries(whole, options), split, self.seed, self.val_fraction, root)
         else:
             there = ", ".join(name for name in SPLITS if name in found.parts or (whole and name != "test"))
             raise DataError(f"{root} has no images for {split}, but for {there}: ask for one of those")
@@ -62,8 +69,10 @@ class Division:
 
 
 def _undivided(found: Found) -> str | None:
-    """The part that is still to be divided into train and val, if any."""
-    return "trainval" if "trainval" in found.parts else "all" if found.parts.keys() == {"all"} else None
+    """The part that is still to be divided into train and val, if any: train itself where there is no val."""
+    if "val" in found.parts or found.parts.keys() <= {"test"}:
+        return None
+    return next(part for part in ("trainval", "all", "train") if part in found.parts)
 
 
 def hash_names(names: Iterable[str]) -> str:

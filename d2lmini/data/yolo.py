@@ -1,0 +1,161 @@
+"""YOLO's form: a text file beside each image, an object a line, and the names of the classes in a YAML file.
+
+A line is the number of a class, then center, width and height as fractions of the image's sides, or else the
+corners of a polygon, of which the box around it is taken. An empty file is an image without objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from d2lmini.data import files as on_disk
+from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_bytes, skipping
+from d2lmini.data.splits import SPLITS
+
+MAX_TEXT = 16 * 2**20  # bytes of one file
+NAMES = ("classes.txt", "obj.names", "_darknet.labels")  # where Darknet and its tools keep the names
+
+
+def yolo_names(root: Path) -> tuple[list[str], dict[str, Any]] | None:
+    """Class names, and what the YAML file says of splits; None where the folder is not in YOLO's form."""
+    for path in on_disk.files(root, [".yaml", ".yml"]):
+        try:
+            content = yaml.safe_load(_text(path))
+        except yaml.YAMLError as error:
+            said = " ".join(str(error).split())
+            raise DataError(f"{path} cannot be read as YAML ({said}): correct it") from error
+        if isinstance(content, dict) and (names := content.get("names")):
+            if isinstance(names, dict) and {*names} == {*range(len(names))}:
+                names = [names[k] for k in range(len(names))]
+            if not isinstance(names, list):
+                raise DataError(f"{path}: 'names' must be a list of class names, or number them from 0")
+            return [str(name).strip() for name in names], content
+    for path in (root / name for name in NAMES):
+        if path.is_file() and (names := [line.strip() for line in _text(path).splitlines() if line.strip()]):
+            return names, {}
+    return None
+
+
+def read_yolo(root: Path, names: Sequence[str], content: dict[str, Any]) -> Found:
+    """A folder in YOLO's form: divided as its YAML file or its folders say. Raises DataError."""
+    images = [path for path in on_disk.files_below(root, IMAGE_SUFFIXES)]
+    parts: dict[str, list[Path]] = {}
+    for split, aliases in SPLITS.items():
+        asked = [content[key] for key in (split, *aliases) if content.get(key)][:1]
+        wanted = asked[0] if asked and isinstance(asked[0], list) else asked
+        chosen = [path for one in wanted for path in _images_of(root, str(one), images)]
+        if not chosen:
+            chosen = [path for path in images if {*_folders(path, root)} & {*aliases}]
+        if chosen:
+            parts[split] = chosen
+    if not parts:
+        parts["all"] = images
+    labels = {path: _label_file(path, root) for chosen in parts.values() for path in chosen}
+    if not any(labels.values()):
+        raise DataError(f"{root} has no label file for any of its {len(images)} images: add labels/*.txt")
+    classes = {
+        one.name
+        for path, label in labels.items()
+        if label is not None
+        for one in _objects(label, names, LoadOptions(faults=[]))
+    }
+    kept = {split: partial(_entries, chosen, labels, names, root) for split, chosen in parts.items()}
+    return Found(kept, classes)
+
+
+def _entries(
+    images: Sequence[Path],
+    labels: dict[Path, Path | None],
+    names: Sequence[str],
+    root: Path,
+    options: LoadOptions,
+) -> list[Entry]:
+    entries = []
+    for image in images:
+        if (label := labels[image]) is None:
+            continue
+        faults = None if options.faults is None else []
+        objects = tuple(_objects(label, names, LoadOptions(faults=faults)))
+        if faults:
+            options.faults.extend(faults)  # whole: what is not read would be taught as background
+        else:
+            entries.append(Entry(image, objects, str(label), fractions=True))
+    options.note_unannotated([image for image in images if labels[image] is None], root)
+    return entries
+
+
+def _objects(path: Path, names: Sequence[str], options: LoadOptions) -> Iterator[Object]:
+    """The objects of one file, in fractions of the image."""
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        with skipping(options.faults):
+            yield _object(line.split(), names, f"{path}, line {number}")
+
+
+def _object(words: list[str], names: Sequence[str], where: str) -> Object:
+    try:
+        label, *values = (float(word) for word in words)
+    except ValueError as error:
+        raise DataError(f"{where}: {' '.join(words):.80} is no row of numbers: correct it") from error
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        need = "a class and four numbers (center, width, height), or a class and a polygon"
+        raise DataError(f"{where} has {len(words)} numbers: give {need}")
+    if label not in range(len(names)):
+        raise DataError(f"{where}: there is no class {words[0]}, only 0 to {len(names) - 1}: correct it")
+    if not all(map(math.isfinite, values)):
+        raise DataError(f"{where} holds a number that is not finite: correct or remove it")
+    if max(values) > 2:
+        raise DataError(f"{where}: {max(values):g} is no fraction: divide by the image's width and height")
+    if len(values) == 4:
+        x, y, width, height = values
+        edges = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    else:
+        edges = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
+    return Object(names[int(label)], edges)
+
+
+def _label_file(image: Path, root: Path) -> Path | None:
+    """The labels of an image: in a folder labels where it is in images, or beside it."""
+    name = image.with_suffix(".txt")
+    places = [name]
+    parts = image.relative_to(root).parts
+    for i in reversed([i for i, part in enumerate(parts[:-1]) if part.casefold() == "images"]):
+        places.insert(0, root.joinpath(*parts[:i], "labels", *parts[i + 1 : -1], name.name))
+    return next((path for path in places if on_disk.is_file(path)), None)
+
+
+def _images_of(root: Path, said: str, images: Sequence[Path]) -> list[Path]:
+    """The images of a folder, or of a list, that a YAML file names, wherever it thinks that it lies.
+
+    `../train/images` and `/content/set/train/images` are both train/images here: the longest end of the path
+    that there is in the folder.
+    """
+    parts = [part for part in PurePosixPath(said.replace("\\", "/")).parts if part not in ("..", ".", "/")]
+    for start in range(len(parts)):
+        place = root.joinpath(*parts[start:])
+        if place.is_dir():
+            return [path for path in images if place in path.parents]
+        if on_disk.is_file(place) and place.suffix == ".txt":
+            ends = {PurePosixPath(line.strip().replace("\\", "/")).name for line in _text(place).splitlines()}
+            return [path for path in images if path.name in ends]
+    return []
+
+
+def _folders(path: Path, root: Path) -> list[str]:
+    return [part.casefold() for part in path.relative_to(root).parts[:-1]]
+
+
+def _text(path: Path) -> str:
+    data = read_bytes(path, MAX_TEXT)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
