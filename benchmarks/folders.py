@@ -5,10 +5,10 @@
 
 trains on the folder's train split and scores its test split, once for each seed; with `--folds K` both are
 put together and divided. A row has the mean and the range of all runs. `everyday` is what `train --data
-FOLDER` does, `scenes` the same with `--start scenes`, `d2l` the recipe of section 14.7 as published, and
-`curve` the learning curve of heads on frozen features, with forecasts from its smaller numbers of images.
-Results are kept in `benchmarks/results/photos-NAME-RECIPE.json`; scores are those of the last epoch, seconds
-those of the call.
+FOLDER` does, `efficientnet` a frozen head on another backbone, `scenes` is `--start scenes`, `d2l` the recipe
+of section 14.7 as published, and `curve` the learning curve of heads on frozen features, with forecasts from
+its smaller numbers of images. Results are kept in `benchmarks/results/photos-NAME-RECIPE.json`; scores are
+those of the last epoch, seconds those of the call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, small
+from benchmarks import efficientnet, machine, small
 from d2lmini import data, train, transfer
 from d2lmini.data import Batch
 from d2lmini.engine import devices
@@ -32,7 +32,7 @@ from d2lmini.engine.validation import validate
 from d2lmini.inspect import LearningCurve, learning_curve
 from d2lmini.train import FitResult
 
-RECIPES = ("everyday", "scenes", "d2l", "curve")
+RECIPES = ("everyday", "efficientnet", "scenes", "d2l", "curve")
 SCORES = ("ap50", "ap")
 REPEATS = 5  # of the learning curve
 
@@ -72,6 +72,9 @@ def run(recipe: str, parts: tuple[Batch, Batch, tuple], seed: int) -> dict[str, 
         config, model = transfer.configure_for_dataset(config, training, size, classes)
         result = train.fit(training, None, classes, config, model=model, progress=False)
         stages["scenes"] = scores_of(result, held_out, classes)
+    elif recipe == "efficientnet":
+        result = efficientnet.fit_head(training, classes, seed)
+        stages["head on EfficientNet-Lite0"] = scores_of(result, held_out, classes)
     else:
         config = dataclasses.replace(transfer.PHOTOGRAPH_RECIPE.config, seed=seed)
         with tempfile.TemporaryDirectory() as out:
@@ -158,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     devices.disable_malloc_trim()
     for recipe in options.recipes:
-        ours = recipe in ("everyday", "curve")
+        ours = recipe in ("everyday", "efficientnet", "curve")
         size = (transfer.PHOTOGRAPH_RECIPE if ours else transfer.FOLDER_RECIPE).image_size
         every = list(parts_of(options.folder, options.folds, options.images, size))
         how = f"{options.folds} folds" if options.folds else "train to test"
