@@ -278,6 +278,14 @@ def test_a_folder_without_val_holds_out_a_share_of_train_and_says_so(tmp_path, t
             open_folder(tmp_path, "test")
 
 
+def test_a_list_for_train_leaves_the_rest_for_val(tmp_path):
+    root = voc(tmp_path, simple(6))
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("p00\np01\np02\n")
+    assert names(open_folder(root, "train")) == ["p00", "p01", "p02"]
+    assert names(open_folder(root, "val")) == ["p03", "p04", "p05"]
+
+
 def test_a_folder_of_test_images_alone_cannot_be_trained_on(tmp_path):
     voc(tmp_path / "test", simple(3))
     assert len(open_folder(tmp_path, "test")) == 3

@@ -116,5 +116,11 @@ def test_a_yaml_file_that_is_none(roboflow):
 def test_the_commands_take_it(roboflow, tmp_path):
     line = ["train", "--data", str(roboflow), "--size", "64", "--start", "none", "--epochs", "1", "--quiet"]
     assert main([*line, "--out", str(tmp_path / "run")]) == 0
-    again = ["evaluate", "--data", str(roboflow), "--model", str(tmp_path / "run" / "last.safetensors")]
-    assert main([*again, "--quiet"]) == 0
+    model = ["--model", str(tmp_path / "run" / "last.safetensors")]
+    assert main(["detect", str(roboflow), *model, "--out", str(roboflow / "found"), "--score", "0"]) == 0
+    assert len(list((roboflow / "found").glob("*.png"))) == 5
+    # Neither the run nor what was drawn has become data, though both lie in the folder.
+    assert main(["evaluate", "--data", str(roboflow), *model, "--quiet"]) == 0
+    assert len(open_data(str(roboflow), "all", size=32)) == 5
+    assert main(["detect", str(roboflow), *model, "--out", str(roboflow / "found"), "--score", "0"]) == 0
+    assert len(list((roboflow / "found").glob("*.png"))) == 5

@@ -96,7 +96,7 @@ def run_detect(options: Namespace) -> None:
     """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
     model, info = _load_model(options.model, devices.pick_device(options.device))
     model, out = export.inference_model(model), Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
+    files.mark_as_results(out)
     faults: list[str] | None = [] if options.skip_bad else None
     for name, path in _image_files(options.images, out).items():
         with files.skipping(faults):

@@ -21,7 +21,7 @@ from d2lmini.cli.shared import (
     say,
     sources_of,
 )
-from d2lmini.data import sources
+from d2lmini.data import files, sources
 from d2lmini.engine import devices, distributed, state
 from d2lmini.engine.validation import validate
 from d2lmini.interop import timm
@@ -46,7 +46,7 @@ def run_train(options: Namespace) -> None:
     size = options.size or recipe.image_size
     training, validation = open_sets(options, counts, size=size, resize_mode=config.resize_mode)
     if distributed.is_main_process() and not (out / state.LAST).exists():
-        out.mkdir(parents=True, exist_ok=True)
+        files.mark_as_results(out)
         save_sheet(training, SHOWN, out / "data.png")
         say(f"are the boxes right? {out / 'data.png'}")
     source, held_out = sources_of(options, training, validation)

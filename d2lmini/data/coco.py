@@ -27,6 +27,7 @@ def json_files(root: Path) -> list[Path]:
     near = [path for path in on_disk.content(root) if path.is_dir() and path.name.lower() == "annotations"]
     files = [path for folder in (root, *near) for path in on_disk.files(folder, [".json"])]
     files = files or on_disk.files_below(root, [".json"])
+    files = [path for path in files if path.name not in on_disk.RESULTS]
     return [path for path in files if path.name.startswith("instances")] or files
 
 

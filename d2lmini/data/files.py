@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 DEPTH = 6  # folders within folders that are looked into
+OURS = ".d2lmini"  # a file of this name marks a folder of results, which is never data
+RESULTS = ("history.json", "learning-curve.json")  # of a run whose folder is that of the data
 
 
 class DataError(ValueError):
@@ -68,19 +70,31 @@ def files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 
 def folders(root: Path) -> list[Path]:
-    """The folder and those in it, `DEPTH` levels down, each once even where links lead in circles."""
+    """The folder and those in it, `DEPTH` levels down, each once even where links lead in circles.
+
+    Folders of our own results are left out.
+    """
     found: dict[str, Path] = {}  # by where they really are
     level = [root]
     for _ in range(DEPTH + 1):
         new = {real: path for path in level if (real := os.path.realpath(path)) not in found}
         found |= new
-        level = [path for folder in new.values() for path in content(folder) if path.is_dir()]
+        inside = [path for folder in new.values() for path in content(folder) if path.is_dir()]
+        level = [path for path in inside if not (path / OURS).exists()]
     return list(found.values())
 
 
 def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
     """The files with one of the endings in the folder and all folders in it."""
     return [path for folder in folders(root) for path in files(folder, suffixes)]
+
+
+def mark_as_results(folder: Path) -> None:
+    """Make a folder for results, if it is not there, and mark it, so that it is never taken for data."""
+    new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    if new:
+        (folder / OURS).touch()
 
 
 def is_file(path: Path) -> bool:

@@ -43,6 +43,10 @@ class Division:
                 options.notes.append(f"{root} has no images for val: {share}, are held out instead")
         elif split == "all" or split in found.parts:
             entries = found.entries(split, options)
+        elif split == "val" and {"train", "all"} <= found.parts.keys():  # all that no list names
+            silent = LoadOptions(options.difficult, None if options.faults is None else [])
+            named = {e.image for part in found.parts.keys() - {"all"} for e in found.entries(part, silent)}
+            entries = [entry for entry in found.entries("all", options) if entry.image not in named]
         else:
             there = ", ".join(name for name in SPLITS if name in found.parts or (whole and name != "test"))
             raise DataError(f"{root} has no images for {split}, but for {there}: ask for one of those")
@@ -69,10 +73,11 @@ class Division:
 
 
 def _undivided(found: Found) -> str | None:
-    """The part that is still to be divided into train and val, if any: train itself where there is no val."""
-    if "val" in found.parts or found.parts.keys() <= {"test"}:
-        return None
-    return next(part for part in ("trainval", "all", "train") if part in found.parts)
+    """The part that is still to be divided into train and val, if any: train itself where that is all."""
+    parts = found.parts.keys()
+    if "trainval" in parts or parts == {"all"}:
+        return "trainval" if "trainval" in parts else "all"
+    return "train" if "train" in parts and not parts & {"val", "all"} else None
 
 
 def hash_names(names: Iterable[str]) -> str:
