@@ -125,7 +125,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(trained, tmp_path):
         paths.append(str(photograph(tmp_path / folder / "x.png")))
     model = str(trained / "best.safetensors")
     assert main(["detect", *paths, "--model", model, "--out", str(tmp_path / "out")]) == 0
-    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    names = sorted(p.name for p in (tmp_path / "out").glob("x*"))
     assert names == ["x-2.json", "x-2.png", "x.json", "x.png"]
 
 

@@ -537,4 +537,4 @@ def test_a_module_needs_those_before_it():
 
 def test_little_is_loaded_before_the_first_click():
     assert len(gzip.compress(live.widget_module().encode())) < 4_000
-    assert len(gzip.compress(live.live_script().encode())) < 20_000
+    assert len(gzip.compress(live.live_script().encode())) < 24_000
