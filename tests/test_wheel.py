@@ -20,7 +20,7 @@ from .elsewhere import ROOT, run_elsewhere
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
 ELSEWHERE = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "2"}
 ELSEWHERE["OMP_WAIT_POLICY"] = "passive"  # threads that spin take the cores from the tests beside this one
-TRAINS = {"training"}  # minutes each, and nothing in them that others do not import
+TRAINS = {"training", "own_pictures"}  # minutes each without the processor's fast formats
 
 
 @pytest.fixture(scope="module")
