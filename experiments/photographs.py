@@ -14,7 +14,7 @@ import torch
 
 from d2lmini import data
 from d2lmini.data import AugmentConfig, Batch
-from d2lmini.data.sources import BatchSource, InMemorySource, as_source
+from d2lmini.data.sources import BatchSource, as_source
 from d2lmini.engine import devices
 from d2lmini.engine.features import keep_features, photograph_model
 
@@ -52,12 +52,3 @@ def features(
     images, _, classes = parts(name, size, held_out, seed)
     model = photograph_model(images.ground_truth, (size, size), classes, seed, None)
     return keep_features(model.to(devices.pick_device(device)), as_source(images), views, augment, seed)
-
-
-def some(source: BatchSource, images: int, views: int) -> BatchSource:
-    """The features of the first images."""
-    every = len(source) // views
-    if images >= every:
-        return source
-    rows = torch.cat([torch.arange(images) + view * every for view in range(views)])
-    return InMemorySource(source.batch.select(rows))

@@ -25,7 +25,7 @@ from d2lmini import checkpoint, data, train
 from d2lmini.data import Batch
 from d2lmini.detect import Detections
 from d2lmini.engine import devices, state
-from d2lmini.engine.features import HeadOnFeatures, freeze_backbone, photograph_model
+from d2lmini.engine.features import HeadOnFeatures, freeze_backbone, photograph_model, select_images
 from d2lmini.engine.validation import validate
 from d2lmini.evaluate import evaluate
 from d2lmini.model import TinyBackbone, TinySSD, init_class_bias
@@ -242,12 +242,12 @@ def _stages(preset: str, setting: Setting, device: str, model: TinySSD) -> Itera
     config = replace(setting.config, device=device, anchors=model.anchor_spec)
     known = photographs.features(*_divided(preset, setting), setting.views, config.augment, device)
     freeze_backbone(model)
-    some = photographs.some(known, setting.count, setting.views)
+    some = select_images(known, torch.arange(setting.count), setting.views)
     yield "", HeadOnFeatures(model), some, None, replace(config, augment=None)
     if setting.finetune:
         freeze_backbone(model, FROZEN)
         rate, epochs = PHOTOGRAPH_RECIPE.config.lr, setting.finetune
-        whole = photographs.parts(*_divided(preset, setting)).training.select(slice(setting.count))
+        whole = _parts(preset, setting).training.select(slice(setting.count))
         yield FINETUNE, model, whole, None, replace(config, lr=rate, epochs=epochs, eval_every=epochs)
 
 
@@ -255,17 +255,19 @@ def _divided(preset: str, setting: Setting) -> tuple[str, int, int, int]:
     return preset, setting.image_size, setting.held_out, setting.config.seed
 
 
+def _parts(preset: str, setting: Setting) -> photographs.Parts:
+    return photographs.parts(*_divided(preset, setting))
+
+
 def _classes(preset: str, setting: Setting) -> tuple[str, ...]:
-    return photographs.parts(*_divided(preset, setting)).classes if setting.views else data.PRESETS[preset]
+    return _parts(preset, setting).classes if setting.views else data.PRESETS[preset]
 
 
 def _network(preset: str, setting: Setting) -> TinySSD:
     """A new network; its weights depend on the seed and its shape only."""
     config, classes = setting.config, _classes(preset, setting)
     if setting.views:
-        truth = (
-            photographs.parts(*_divided(preset, setting)).training.select(slice(setting.count)).ground_truth
-        )
+        truth = _parts(preset, setting).training.select(slice(setting.count)).ground_truth
         return photograph_model(truth, (setting.image_size,) * 2, classes, config.seed, config.prior_prob)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -279,7 +281,7 @@ def _network(preset: str, setting: Setting) -> TinySSD:
 def _held_out(preset: str, setting: Setting) -> Batch:
     """The held-out images; with `crowded`, so many of those that hold at least so many objects."""
     if setting.views:
-        batch = photographs.parts(*_divided(preset, setting)).held_out
+        batch = _parts(preset, setting).held_out
     else:
         count = setting.held_out * (5 if setting.crowded else 1)
         batch = images(preset, "val", setting.image_size, count)

@@ -16,6 +16,7 @@ from benchmarks import photographs as photographs_of_signs
 from d2lmini import evaluate, train, transfer
 from d2lmini.detect import Detections
 from d2lmini.engine import validation
+from d2lmini.engine.features import select_images
 from d2lmini.losses import LossConfig
 from experiments import __main__ as command
 from experiments import photographs, rows, sweep, tables
@@ -258,7 +259,7 @@ def test_each_seed_divides_the_photographs_anew():
     assert not torch.equal(one.held_out.images, two.held_out.images)
     every = [torch.cat([p.training.images, p.held_out.images]).double().sum() for p in (one, two)]
     assert every[0] == every[1]
-    few = photographs.some(transfer.as_source(one.training), 2, 1)
+    few = select_images(transfer.as_source(one.training), torch.arange(2), 1)
     assert len(few) == 2
 
 

@@ -56,6 +56,14 @@ def read_bytes(path: Path, most: int) -> bytes:
         raise DataError(f"{str(path)!r} is no file name ({error}): correct it") from error
 
 
+def read_text(path: Path, most: int) -> str:
+    """The same as text in UTF-8, with or without a mark of that at its beginning."""
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
+
+
 def content(folder: Path) -> list[Path]:
     """What is in a folder, sorted, without hidden files, which are some system's own."""
     try:

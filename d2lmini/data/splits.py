@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from d2lmini.data.annotated import Entry, Found, LoadOptions
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_bytes
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_text
 
 # What folders and files of a split are called, the usual name first.
 SPLITS = {
@@ -153,11 +153,7 @@ def listed(path: Path) -> list[str]:
 
 def _lines(path: Path) -> Iterator[tuple[str, str, str]]:
     """Where each line is, what it says, and that without the ending of an image; no empty lines."""
-    try:
-        lines = read_bytes(path, MAX_LIST).decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
-    for number, line in enumerate(map(str.strip, lines), start=1):
+    for number, line in enumerate(map(str.strip, read_text(path, MAX_LIST).splitlines()), start=1):
         if line:
             image = PurePosixPath(line.replace("\\", "/"))
             stem = image.with_suffix("") if image.suffix.lower() in IMAGE_SUFFIXES else image

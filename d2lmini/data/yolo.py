@@ -7,16 +7,16 @@ corners of a polygon, of which the box around it is taken. An empty file is an i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_bytes, skipping
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_text, skipping
 from d2lmini.data.splits import SPLITS
 
 MAX_TEXT = 16 * 2**20  # bytes of one file
@@ -27,7 +27,7 @@ def yolo_names(root: Path) -> tuple[list[str], dict[str, Any]] | None:
     """Class names, and what the YAML file says of splits; None where the folder is not in YOLO's form."""
     for path in on_disk.files(root, [".yaml", ".yml"]):
         try:
-            content = yaml.safe_load(_text(path))
+            content = yaml.safe_load(read_text(path, MAX_TEXT))
         except yaml.YAMLError as error:
             said = " ".join(str(error).split())
             raise DataError(f"{path} cannot be read as YAML ({said}): correct it") from error
@@ -38,14 +38,16 @@ def yolo_names(root: Path) -> tuple[list[str], dict[str, Any]] | None:
                 raise DataError(f"{path}: 'names' must be a list of class names, or number them from 0")
             return [str(name).strip() for name in names], content
     for path in (root / name for name in NAMES):
-        if path.is_file() and (names := [line.strip() for line in _text(path).splitlines() if line.strip()]):
+        if path.is_file() and (
+            names := [line.strip() for line in read_text(path, MAX_TEXT).splitlines() if line.strip()]
+        ):
             return names, {}
     return None
 
 
 def read_yolo(root: Path, names: Sequence[str], content: dict[str, Any]) -> Found:
     """A folder in YOLO's form: divided as its YAML file or its folders say. Raises DataError."""
-    images = [path for path in on_disk.files_below(root, IMAGE_SUFFIXES)]
+    images = on_disk.files_below(root, IMAGE_SUFFIXES)
     parts: dict[str, list[Path]] = {}
     for split, aliases in SPLITS.items():
         asked = [content[key] for key in (split, *aliases) if content.get(key)][:1]
@@ -60,44 +62,45 @@ def read_yolo(root: Path, names: Sequence[str], content: dict[str, Any]) -> Foun
     labels = {path: _label_file(path, root) for chosen in parts.values() for path in chosen}
     if not any(labels.values()):
         raise DataError(f"{root} has no label file for any of its {len(images)} images: add labels/*.txt")
-    classes = {
-        one.name
-        for path, label in labels.items()
-        if label is not None
-        for one in _objects(label, names, LoadOptions(faults=[]))
-    }
-    kept = {split: partial(_entries, chosen, labels, names, root) for split, chosen in parts.items()}
-    return Found(kept, classes)
+    known = {path: _read_labels(label, names) for path, label in labels.items() if label is not None}
+    classes = {one.name for labels in known.values() for one in labels.objects}
+    return Found({split: partial(_entries, chosen, known, root) for split, chosen in parts.items()}, classes)
+
+
+class Labels(NamedTuple):
+    """What is in a label file: its objects, in fractions of the image, and what is wrong with others."""
+
+    path: Path
+    objects: tuple[Object, ...]
+    faults: list[str]
 
 
 def _entries(
-    images: Sequence[Path],
-    labels: dict[Path, Path | None],
-    names: Sequence[str],
-    root: Path,
-    options: LoadOptions,
+    images: Sequence[Path], known: dict[Path, Labels], root: Path, options: LoadOptions
 ) -> list[Entry]:
     entries = []
     for image in images:
-        if (label := labels[image]) is None:
+        if image not in known:
             continue
-        faults = None if options.faults is None else []
-        objects = tuple(_objects(label, names, LoadOptions(faults=faults)))
-        if faults:
-            options.faults.extend(faults)  # whole: what is not read would be taught as background
+        path, objects, faults = known[image]
+        if not faults:
+            entries.append(Entry(image, objects, str(path), fractions=True))
+        elif options.faults is None:
+            raise DataError(faults[0])
         else:
-            entries.append(Entry(image, objects, str(label), fractions=True))
-    options.note_unannotated([image for image in images if labels[image] is None], root)
+            options.faults.extend(faults)  # whole: what is not read would be taught as background
+    options.note_unannotated([image for image in images if image not in known], root)
     return entries
 
 
-def _objects(path: Path, names: Sequence[str], options: LoadOptions) -> Iterator[Object]:
-    """The objects of one file, in fractions of the image."""
-    for number, line in enumerate(_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        with skipping(options.faults):
-            yield _object(line.split(), names, f"{path}, line {number}")
+def _read_labels(path: Path, names: Sequence[str]) -> Labels:
+    objects, faults = [], []
+    with skipping(faults):
+        for number, line in enumerate(read_text(path, MAX_TEXT).splitlines(), start=1):
+            if line.strip():
+                with skipping(faults):
+                    objects.append(_object(line.split(), names, f"{path}, line {number}"))
+    return Labels(path, tuple(objects), faults)
 
 
 def _object(words: list[str], names: Sequence[str], where: str) -> Object:
@@ -144,18 +147,13 @@ def _images_of(root: Path, said: str, images: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             return [path for path in images if place in path.parents]
         if on_disk.is_file(place) and place.suffix == ".txt":
-            ends = {PurePosixPath(line.strip().replace("\\", "/")).name for line in _text(place).splitlines()}
+            ends = {
+                PurePosixPath(line.strip().replace("\\", "/")).name
+                for line in read_text(place, MAX_TEXT).splitlines()
+            }
             return [path for path in images if path.name in ends]
     return []
 
 
 def _folders(path: Path, root: Path) -> list[str]:
     return [part.casefold() for part in path.relative_to(root).parts[:-1]]
-
-
-def _text(path: Path) -> str:
-    data = read_bytes(path, MAX_TEXT)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error

@@ -125,6 +125,15 @@ def keep_features(
     return features
 
 
+def select_images(features: InMemorySource, rows: Tensor, views: int) -> InMemorySource:
+    """The features of some images, by their numbers, in all of their views; of all images as they are."""
+    count = len(features) // views
+    if len(rows) >= count:
+        return features
+    every = torch.cat([rows + view * count for view in range(views)])
+    return InMemorySource(features.batch.select(every))
+
+
 def _views(source: BatchSource, views: int, augment: AugmentConfig | None, seed: int) -> Iterator[Batch]:
     """All images as they are, then augmented ones, a few at a time."""
     for view in range(views):

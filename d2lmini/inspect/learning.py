@@ -15,9 +15,15 @@ from tqdm.auto import tqdm
 
 from d2lmini.checkpoint import write_bytes
 from d2lmini.data.samples import GroundTruth
-from d2lmini.data.sources import InMemorySource, as_source
+from d2lmini.data.sources import as_source
 from d2lmini.engine import devices
-from d2lmini.engine.features import HeadOnFeatures, freeze_backbone, keep_features, photograph_model
+from d2lmini.engine.features import (
+    HeadOnFeatures,
+    freeze_backbone,
+    keep_features,
+    photograph_model,
+    select_images,
+)
 from d2lmini.engine.validation import validate
 from d2lmini.train import Images, TrainConfig, fit
 from d2lmini.transfer import PHOTOGRAPH_RECIPE, VIEWS, head_config
@@ -115,12 +121,11 @@ def learning_curve(
     for repeat, n in tqdm(todo, desc="trainings", unit="", leave=False, disable=not progress):
         seed = config.seed + repeat
         rows = _order(truth.labels, seed)[:n]
-        every = torch.cat([rows + view * len(source) for view in range(views)])
-        part = kept if n == len(source) else InMemorySource(kept.batch.select(every))
+        part = select_images(kept, rows, views)
         objects = GroundTruth(truth.boxes[rows], truth.labels[rows])
         head = HeadOnFeatures(photograph_model(objects, source.image_size, classes, seed, config.prior_prob))
         freeze_backbone(head)
-        run = replace(head_config(config, len(every)), anchors=head.anchor_spec, seed=seed)
+        run = replace(head_config(config, len(part)), anchors=head.anchor_spec, seed=seed)
         result = fit(part, None, classes, run, model=head, progress=False)
         metrics = validate(result.model, seen, classes, precision=config.precision).metrics
         scores[f"{repeat}/{n}"] = round(metrics.ap, 5)
