@@ -23,6 +23,7 @@ from d2lmini import boxes, detect, evaluate, live, pretrained
 from d2lmini.checkpoint import ModelInfo
 from d2lmini.data import GroundTruth, Synthetic
 from d2lmini.data.images import RESIZE_MODES, to_tensor
+from d2lmini.data.samples import pad_objects
 from d2lmini.detect import Detections, foreground_scores
 from d2lmini.engine.features import photograph_model
 from d2lmini.errors import error_breakdown
@@ -45,7 +46,7 @@ const answer = (value) => fs.writeSync(1, JSON.stringify(value));
 """
 
 
-def in_node(names: dict[str, str], program: str, **given: object) -> object:
+def in_node(names: dict[str, str], program: str, *, timeout: float = 120, **given: object) -> object:
     """What a program answers; `names` says what it imports from which module."""
     imports = "".join(
         f'import {{ {what} }} from "{live.HERE.as_uri()}/{m}.js";\n' for m, what in names.items()
@@ -53,7 +54,7 @@ def in_node(names: dict[str, str], program: str, **given: object) -> object:
     packed = {k: packed64(v) if isinstance(v, np.ndarray | torch.Tensor) else v for k, v in given.items()}
     script = imports + PRELUDE + program
     command = [NODE, "--input-type=module", "--eval", script]
-    done = subprocess.run(command, input=json.dumps(packed), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=json.dumps(packed), capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -476,18 +477,24 @@ def test_precision_recall_and_ap_are_pythons():
     program = """
     answer(given.cases.map(({ truth, found }) => {
       const { right, wrong, missed } = count(found, truth);
-      return [right, wrong, missed, averagePrecision(found, truth, 0.5), meanAP(found, truth)];
-    }));
+      return [right, wrong, missed, averagePrecision([{ found, truth }], 0.5), meanAP([{ found, truth }])];
+    }).concat([[averagePrecision(given.cases, 0.5), meanAP(given.cases)]]));
     """
     seen = in_node({"scoring": "averagePrecision, count, meanAP"}, program, cases=listed)
-    for (truth, (corners, labels, scores)), (right, wrong, missed, ap50, ap) in zip(cases, seen, strict=True):
+    *each, together = seen
+    every, objects_of = [], []
+    for (truth, (corners, labels, scores)), (right, wrong, missed, ap50, ap) in zip(cases, each, strict=True):
         found = Detections(*(torch.from_numpy(a.copy()) for a in (corners, scores, labels)))
         objects = [torch.from_numpy(part)[None] for part in truth]
+        every.append(found)
+        objects_of.append([part[0] for part in objects])
         errors = error_breakdown([found], *objects, score_threshold=0.0)
         assert (right, wrong, missed) == (errors.correct, errors.false_positives, errors.missed)
         metrics = evaluate([found], *objects, classes=3)
         assert ap50 == pytest.approx(metrics.ap50, abs=1e-9)
         assert ap == pytest.approx(metrics.ap, abs=1e-9)
+    metrics = evaluate(every, *pad_objects(*zip(*objects_of, strict=True)), classes=3)
+    assert together == pytest.approx([metrics.ap50, metrics.ap], abs=1e-9)
 
 
 def sample_boxes(generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -499,18 +506,20 @@ def sample_boxes(generator: np.random.Generator, count: int) -> tuple[np.ndarray
 # ---------------------------------------------------------------- the kernel and the bundles
 
 
-def test_the_kernel_is_what_its_source_says():
-    assert assemble.assemble(assemble.SOURCE.read_text("utf8")) == (live.HERE / "kernel.wasm").read_bytes()
+@pytest.mark.parametrize("name", assemble.MADE)
+def test_the_kernels_are_what_their_sources_say(name):
+    assert assemble.make(name) == (live.HERE / name).read_bytes()
 
 
 def test_a_change_of_the_kernels_source_is_noticed():
-    changed = assemble.SOURCE.read_text("utf8").replace("f32x4.pmax", "f32x4.add", 1)
+    source = (live.HERE / "kernel.wat").read_text("utf8")
+    changed = source.replace("f32x4.pmax", "f32x4.add", 1)
     assert assemble.assemble(changed) != (live.HERE / "kernel.wasm").read_bytes()
     with pytest.raises(ValueError, match="faulty"):
         assemble.assemble(changed.replace("f32x4.add", "f32x4.sqrt"))
 
 
-BUNDLES = {"widget": live.widget_module, "page": live.page_script, "live": live.live_script}
+BUNDLES = {"widget": live.widget_module, "page": live.page_script, "live": live.live_script, "teach": live.teach_script}
 
 
 @pytest.mark.parametrize("name", BUNDLES)
@@ -518,15 +527,15 @@ def test_bundles_stand_alone(name):
     text = BUNDLES[name]()
     assert "import {" not in text
     assert "\nexport " not in text.replace("\nexport default {", "")
-    assert "__KERNEL__" not in text
+    assert not any(mark in text for mark in live.KERNELS)
     if NODE is not None:
-        kind = ["--input-type=module"] if name != "live" else []
+        kind = ["--input-type=module"] if name in ("widget", "page") else []
         done = subprocess.run([NODE, "--check", *kind, "-"], input=text, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
 
 def test_every_module_is_in_a_bundle():
-    listed = {*live.LIVE, *live.START, *live.FIGURE, "widget.js", "page.js"}
+    listed = {*live.LIVE, *live.TRAIN, *live.START, *live.FIGURE, "widget.js", "page.js"}
     assert {path.name for path in live.HERE.glob("*.js")} == listed
 
 

@@ -14,12 +14,18 @@ HERE = Path(__file__).parent
 FIGURE = ("bytes.js", "dom.js", "drawing.js")  # what the scripts of widgets/ begin with
 START = ("bytes.js", "dom.js", "start.js")  # what a page holds before the first click
 LIVE = (
-    *("bytes.js", "network.js", "simd.js", "engine.js"),
+    *("bytes.js", "pause.js", "network.js", "simd.js", "engine.js"),
     *("dom.js", "drawing.js", "controls.js", "decode.js", "nms.js", "scoring.js", "file.js", "pixels.js"),
     *("image.js", "view.js", "details.js", "report.js", "layers.js", "truth.js", "camera.js", "saving.js"),
     *("app.js", "source.js"),
 )
+TRAIN = (  # what learns in a page, on top of LIVE
+    *("matching.js", "losses.js", "matrices.js", "head.js", "weights.js", "trainer.js", "augment.js"),
+    *("teacher.js", "record.js"),
+)
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
+TAUGHT = ("serveTeacher", "callTeacher", "makeTeacher", "makeRecord", "checkpoint", "lookWith")
+KERNELS = {"__KERNEL__": "kernel.wasm", "__TRAIN__": "train.wasm", "__STRICT__": "train-strict.wasm"}
 PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template
 STYLE = (HERE / "live.css").read_text("utf8")
 IMPORT = re.compile(r'^import \{[^}]*\} from "\./([\w.]+)";\n', re.M)
@@ -39,8 +45,10 @@ def bundle(names: tuple[str, ...]) -> str:
         if missing:
             raise ValueError(f"{name} needs {', '.join(missing)} before it")
         parts.append(EXPORT.sub("", REMARKS.sub("", IMPORT.sub("", text))).strip("\n"))
-    kernel = base64.b64encode((HERE / "kernel.wasm").read_bytes()).decode()
-    return "\n".join([*parts, ""]).replace("__KERNEL__", kernel)
+    text = "\n".join([*parts, ""])
+    for mark, name in KERNELS.items():
+        text = text.replace(mark, base64.b64encode((HERE / name).read_bytes()).decode())
+    return text
 
 
 def widget_module() -> str:
@@ -58,5 +66,14 @@ def live_script() -> str:
 
     It is a function so that its own text can be handed to a worker.
     """
-    offered = f"return {{ {', '.join(OFFERED)} }};"
-    return f"globalThis.d2lminiLive = function d2lminiLive() {{\n{bundle(LIVE)}{offered}\n}};\n"
+    return _script("d2lminiLive", LIVE, OFFERED)
+
+
+def teach_script() -> str:
+    """The same with what trains: `d2lminiTeach`."""
+    return _script("d2lminiTeach", (*LIVE, *TRAIN), (*OFFERED, *TAUGHT))
+
+
+def _script(name: str, modules: tuple[str, ...], offered: tuple[str, ...]) -> str:
+    returned = f"return {{ {', '.join(offered)} }};"
+    return f"globalThis.{name} = function {name}() {{\n{bundle(modules)}{returned}\n}};\n"

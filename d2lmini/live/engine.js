@@ -5,10 +5,13 @@ import { loadKernel } from "./simd.js";
 
 /** float16, as whole numbers of 16 bits, to float32. */
 export function fromHalf(halves) {
-  return Float32Array.from(halves, (bits) => {
+  const every = Float32Array.from({ length: 2 ** 16 }, (_, bits) => {
     const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
     return sign * (exponent ? 2 ** (exponent - 25) * (1024 + fraction) : fraction * 2 ** -24);
   });
+  const out = new Float32Array(halves.length);
+  for (let i = 0; i < out.length; i++) out[i] = every[halves[i]]; // millions: ten times as fast as Float32Array.from
+  return out;
 }
 
 /**
@@ -49,7 +52,7 @@ export async function makeEngine(model, { simd = true, pause } = {}) {
     name: kernel ? "WASM SIMD" : "plain JavaScript",
     memory,
     layout,
-    run: (rgba) => forward(memory, layout, model, rgba, { kernel, pause }),
+    run: (rgba, steps) => forward(memory, layout, model, rgba, { kernel, pause, steps }),
   };
 }
 

@@ -6,7 +6,8 @@
 // Nothing else is overwritten within a pass: after it every map can be looked at, and a test compares each with
 // PyTorch's.
 
-const up = (n, step) => Math.ceil(n / step) * step;
+/** A number of things, filled up to whole steps. */
+export const up = (n, step) => Math.ceil(n / step) * step;
 const ROOM = 8; // floats behind a channel, for what is written too far
 
 /** A map of this shape from `at` on; rows are `stride` floats apart, channels `plane`. */
@@ -253,15 +254,15 @@ const OPERATIONS = { conv: convolve, mix, each: filterEach, spread, pool, enlarg
  * One image through the network: rgba, as many bytes as `size` asks for, to { logits, offsets }.
  *
  * `kernel` may bring faster versions of some operations (simd.js); `pause` is awaited between steps where the
- * page has to stay alive, and is left out in a worker.
+ * page has to stay alive, and is left out in a worker. `steps` are those that are wanted, all if not said.
  */
-export async function forward(memory, layout, model, rgba, { kernel, pause } = {}) {
+export async function forward(memory, layout, model, rgba, { kernel, pause, steps = layout.steps } = {}) {
   const answers = {
     logits: new Float32Array(layout.anchors * (model.classes.length + 1)),
     offsets: new Float32Array(layout.anchors * 4),
   };
   writePixels(memory, layout.image, rgba, model.pixels);
-  for (const step of layout.steps) {
+  for (const step of steps) {
     if (pause) await pause();
     const whole = step.op === "pool" && (step.down !== 2 || step.across !== 2); // once, at the end
     (whole ? pool : kernel?.[step.op] ?? OPERATIONS[step.op])(memory, step);

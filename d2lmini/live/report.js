@@ -15,7 +15,7 @@ export function reportOn(found, every, truth, least) {
   const columns = [
     ["true positives", right], ["false positives", wrong], ["missed", missed],
     ["precision", share(precision)], ["recall", share(recall)],
-    ["AP50", share(averagePrecision(every, truth, 0.5))], ["AP", share(meanAP(every, truth))],
+    ["AP50", share(averagePrecision([{ found: every, truth }], 0.5))], ["AP", share(meanAP([{ found: every, truth }]))],
   ];
   const overlaps = truth.map((one) => bestOverlap(one, found).toFixed(2)).join(", ");
   return html("div", {},

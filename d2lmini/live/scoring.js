@@ -28,15 +28,22 @@ export function count(found, truth, enough = 0.5) {
   };
 }
 
-/** COCO's AP at one IoU: precision at 101 levels of recall, mean over the classes that are there. */
-export function averagePrecision(found, truth, enough) {
-  const labels = [...new Set(truth.map(({ label }) => label))];
+/**
+ * COCO's AP at one IoU over images [{ found, truth }]: precision at 101 levels of recall, mean over the classes that
+ * are there.
+ */
+export function averagePrecision(images, enough) {
+  const labels = [...new Set(images.flatMap(({ truth }) => truth.map(({ label }) => label)))];
   const values = labels.map((label) => {
-    const mine = found.filter((one) => one.label === label), objects = truth.filter((one) => one.label === label);
+    const of = (list) => list.filter((one) => one.label === label), objects = images.reduce((sum, { truth }) => sum + of(truth).length, 0);
+    const ranked = images.flatMap(({ found, truth }) => {
+      const mine = of(found);
+      return assign(mine, of(truth), enough).map((match, i) => ({ score: mine[i].score, right: match >= 0 }));
+    }).sort((a, b) => b.score - a.score);
     let hits = 0;
-    const curve = assign(mine, objects, enough).map((match, i) => {
-      hits += match >= 0;
-      return { recall: hits / objects.length, precision: hits / (i + 1) };
+    const curve = ranked.map(({ right }, i) => {
+      hits += right;
+      return { recall: hits / objects, precision: hits / (i + 1) };
     });
     for (let i = curve.length - 2; i >= 0; i--) curve[i].precision = Math.max(curve[i].precision, curve[i + 1].precision);
     const levels = Array.from({ length: 101 }, (_, i) => i / 100);
@@ -45,7 +52,8 @@ export function averagePrecision(found, truth, enough) {
   return mean(values);
 }
 
-/** AP as COCO reports it: the mean over ten IoUs from 0.50 to 0.95. */
-export const meanAP = (found, truth) => mean(Array.from({ length: 10 }, (_, i) => averagePrecision(found, truth, 0.5 + 0.05 * i)));
+/** AP as COCO reports it: the mean over IoUs, ten from 0.50 to 0.95. */
+export const meanAP = (images, ious = Array.from({ length: 10 }, (_, i) => 0.5 + 0.05 * i)) =>
+  mean(ious.map((enough) => averagePrecision(images, enough)));
 
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;

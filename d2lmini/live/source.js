@@ -1,6 +1,7 @@
 // Where the answers come from: a worker of this page, this page itself, or the Python of a notebook.
 import { bytesOf } from "./bytes.js";
 import { makeEngine } from "./engine.js";
+import { pause } from "./pause.js";
 
 const SILENT = "no answer from Python, whose kernel may be busy or gone: run the cell again";
 const running = new Map(); // one network a page, however many figures use it
@@ -80,10 +81,3 @@ function oneByOne(run) {
     return mine;
   };
 }
-
-/** Let the page do what it has to; a timer would be held back for four milliseconds. */
-const pause = () => new Promise((resolve) => {
-  const { port1, port2 } = new MessageChannel();
-  port1.onmessage = resolve;
-  port2.postMessage(0);
-});
