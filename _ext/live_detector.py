@@ -1,6 +1,6 @@
 """Sphinx extension: what the live detector fetches at its first click, as files of the book.
 
-`_static/live/` gets the code (`live.js`) and the weights scripts of the detectors that the package ships.
+`_static/live/` gets the code (`live.js`, `teach.js`) and the weights scripts of the detectors that the package ships.
 Both are classic scripts, which load from a disk too; pages fetch them only when a reader wants to use it.
 """
 
@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 
 from d2lmini.checkpoint import pretrained
 from d2lmini.interop.export import save_weights_script
-from d2lmini.live import live_script
+from d2lmini.live import live_script, teach_script
 from d2lmini.widgets.live import BITS
 
 
@@ -25,6 +25,7 @@ def write_scripts(app: Sphinx, error: Exception | None) -> None:
     for stale in folder.glob("*-*.js"):
         stale.unlink()
     (folder / "live.js").write_text(live_script(), "utf8")
+    (folder / "teach.js").write_text(teach_script(), "utf8")
     for name, bits in BITS.items():
         save_weights_script(folder, *pretrained(name), name, bits)
 

@@ -7,6 +7,7 @@ JavaScript. A page gets them as one text, in the order in which they need each o
 from __future__ import annotations
 
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -21,10 +22,10 @@ LIVE = (
 )
 TRAIN = (  # what learns in a page, on top of LIVE
     *("matching.js", "losses.js", "matrices.js", "head.js", "weights.js", "trainer.js", "augment.js"),
-    *("teacher.js", "record.js"),
+    *("teacher.js", "record.js", "curves.js", "zip.js", "project.js", "start.js", "pagefile.js", "teach.js"),
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
-TAUGHT = ("serveTeacher", "callTeacher", "makeTeacher", "makeRecord", "checkpoint", "lookWith")
+TAUGHT = ("startTeach", "serveTeacher", "callTeacher", "makeTeacher", "makeRecord", "checkpoint", "lookWith")
 KERNELS = {"__KERNEL__": "kernel.wasm", "__TRAIN__": "train.wasm", "__STRICT__": "train-strict.wasm"}
 PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template
 STYLE = (HERE / "live.css").read_text("utf8")
@@ -48,6 +49,10 @@ def bundle(names: tuple[str, ...]) -> str:
     text = "\n".join([*parts, ""])
     for mark, name in KERNELS.items():
         text = text.replace(mark, base64.b64encode((HERE / name).read_bytes()).decode())
+    if "pagefile.js" in names:
+        figures = (HERE.parent / "widgets" / "figures.css").read_text("utf8")
+        for mark, part in {"__PAGE__": PAGE, "__STYLE__": figures + STYLE, "__START__": page_script()}.items():
+            text = text.replace(mark, json.dumps(part, ensure_ascii=False))
     return text
 
 

@@ -36,6 +36,19 @@ async function fetched(address, signal, progress) {
   }
 }
 
+/** What a download says and hears: how far it is, and a button in `place` that ends it. */
+export function waiting(place, tell) {
+  const stop = new AbortController();
+  let said = 0;
+  place.replaceChildren(html("div", { class: "bar" }, html("button", { type: "button", onclick: () => stop.abort() }, "cancel")));
+  const progress = (bytes) => {
+    if (bytes < said + 5e5) return; // not so often that nobody could listen
+    said = bytes;
+    tell(`The detector is on its way: ${(bytes / 1e6).toFixed(1)} MB are here …`);
+  };
+  return { signal: stop.signal, progress };
+}
+
 /**
  * The bar of images, and under it the first of them. `samples` are [{ title, truth, blob }], `about` says where
  * the network is; `load()` resolves to a function that fills the frame with what is alive. Returns a function
@@ -63,26 +76,13 @@ export function begin(host, { samples, about, load }) {
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === pressed)));
     try {
       if (!live) tell("The detector is on its way …");
-      loading ??= load(waiting()).then((start) => start({ root, body, after, tell }));
+      loading ??= load(waiting(after, tell)).then((start) => start({ root, body, after, tell }));
       live = await loading;
       await act(live);
     } catch (error) {
       if (!live) loading = null, after.replaceChildren(); // so that the reader can try again
       tell(`That did not work: ${error.message}.`);
     }
-  }
-
-  /** What a download says and hears: how far it is, and a button that ends it. */
-  function waiting() {
-    const stop = new AbortController();
-    let said = 0;
-    after.replaceChildren(html("div", { class: "bar" }, html("button", { type: "button", onclick: () => stop.abort() }, "cancel")));
-    const progress = (bytes) => {
-      if (bytes < said + 5e5) return; // not so often that nobody could listen
-      said = bytes;
-      tell(`The detector is on its way: ${(bytes / 1e6).toFixed(1)} MB are here …`);
-    };
-    return { signal: stop.signal, progress };
   }
 
   function own(blob, title = blob?.name) {
@@ -109,5 +109,34 @@ export function begin(host, { samples, about, load }) {
     end();
     document.removeEventListener("paste", pasted);
     addresses.forEach((address) => URL.revokeObjectURL(address));
+  };
+}
+
+/** A button that fetches the page that teaches; `load(waiting)` resolves to a function that fills the frame. */
+export function beginTeach(host, { about, load }) {
+  const { element: readout, tell, end } = makeReadout(), body = html("div"), after = html("div");
+  const button = html("button", { type: "button", onclick: start }, "start");
+  const root = html("div", { class: "d2l-figure d2l-app", role: "group", "aria-label": "Teach it" }, html("div", { class: "bar" }, button), readout, body, after);
+  let live = null;
+
+  async function start() {
+    button.disabled = true;
+    try {
+      tell("The network is on its way …");
+      const fill = await load(waiting(after, tell));
+      after.replaceChildren();
+      live = await fill({ body, tell });
+      button.remove();
+    } catch (error) {
+      button.disabled = false, after.replaceChildren();
+      tell(`That did not work: ${error.message}.`);
+    }
+  }
+
+  host.append(root);
+  tell(about);
+  return () => {
+    live?.end();
+    end();
   };
 }

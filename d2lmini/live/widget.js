@@ -1,7 +1,8 @@
 // The live detector as a notebook's widget: in a page of the book it runs in the page, beside a kernel Python answers.
 import { bytesOf } from "./bytes.js";
-import { begin, script } from "./start.js";
+import { begin, beginTeach, script } from "./start.js";
 
+const CODE = { d2lminiLive: "live.js", d2lminiTeach: "teach.js" };
 const ALONE = "Python does not answer, and without it only a page of the book can run this: run the cell again";
 
 /** Where the book keeps its files, if this is a page of the book; Sphinx says so in every page. */
@@ -10,16 +11,15 @@ function bookFolder() {
   return root === undefined ? null : new URL(`${root}_static/live/`, document.baseURI).href;
 }
 
-async function fromBook(folder, name, waiting) {
-  if (!globalThis.d2lminiLive) await script(`${folder}live.js`);
+/** The code and the model from beside a page of the book: { whole, model }. */
+async function fromBook(folder, kind, name, waiting) {
+  if (!globalThis[kind]) await script(`${folder}${CODE[kind]}`);
   if (!globalThis.d2lminiModels?.[name]) await script(folder + name, waiting);
-  const { pageEngine, startApp } = globalThis.d2lminiLive();
-  const model = globalThis.d2lminiModels[name], engine = await pageEngine(name, globalThis.d2lminiLive);
-  return (frame) => startApp(frame, model, engine);
+  return { whole: globalThis[kind], model: globalThis.d2lminiModels[name] };
 }
 
-/** Python hands over the code, and later answers for every image. */
-async function fromKernel(widget) {
+/** The same from Python, which later answers for every image. */
+async function fromKernel(widget, kind) {
   const { code, model } = await new Promise((resolve, reject) => {
     const listen = (message) => {
       if (!message.code) return;
@@ -30,19 +30,30 @@ async function fromKernel(widget) {
     setTimeout(() => reject(new Error(ALONE)), 10_000);
     widget.send({ want: "code" });
   });
-  if (!globalThis.d2lminiLive) await script(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
-  const { kernelEngine, startApp } = globalThis.d2lminiLive(), engine = await kernelEngine(widget);
-  return (frame) => startApp(frame, model, engine);
+  if (!globalThis[kind]) await script(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
+  return { whole: globalThis[kind], model };
 }
 
 export default {
-  render({ model, el }) {
-    const { name, about, samples, ...images } = model.get("data"), folder = bookFolder();
+  render({ model: widget, el }) {
+    const { name, about, samples, template, ...images } = widget.get("data"), folder = bookFolder();
     const fileOf = ({ mime, bytes }) => new Blob([bytesOf(bytes)], { type: mime });
     const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(images[`image${i}`]) }));
+    const get = (kind, waiting) => (folder ? fromBook(folder, kind, name, waiting) : fromKernel(widget, kind));
+    if (template) {
+      const load = async (waiting) => {
+        const { whole, model } = await get("d2lminiTeach", waiting);
+        return (frame) => whole().startTeach(frame, { everyday: model, template, samples: given, whole });
+      };
+      return beginTeach(el, { about: `The network (${about}) is fetched when you start. All of it runs in this page: your images never leave it.`, load });
+    }
     const here = `The network (${about}) is fetched then, and runs in this page: your own images never leave it.`;
     const there = `The network (${about}) runs in the kernel of this notebook: your own images go there and no further.`;
-    const load = (waiting) => (folder ? fromBook(folder, name, waiting) : fromKernel(model));
+    const load = async (waiting) => {
+      const { whole, model } = await get("d2lminiLive", waiting), { pageEngine, kernelEngine, startApp } = whole();
+      const engine = await (folder ? pageEngine(name, whole) : kernelEngine(widget));
+      return (frame) => startApp(frame, model, engine);
+    };
     return begin(el, { about: folder ? here : there, samples: given, load });
   },
 };

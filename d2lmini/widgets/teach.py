@@ -5,15 +5,20 @@ The page computes; Python says what it needs to know: the network's plan, its an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from d2lmini import live, plots
 from d2lmini.anchors import AnchorSpec
 from d2lmini.checkpoint import ModelInfo, describe_model, pretrained
-from d2lmini.interop.export import browser_model, inference_model
+from d2lmini.interop.export import browser_model, inference_model, script_name
 from d2lmini.interop.plan import layer_plan
 from d2lmini.mobilenet import TopDownMobileNetV2
 from d2lmini.model import TinySSD
+from d2lmini.widgets.base import STYLE, Figure, Live, jpeg
+from d2lmini.widgets.live import BITS
 
 SIZE = (300, 300)
 # Made for objects 3.5 cells wide, and half as large again: with twenty images these do better than anchors
@@ -45,3 +50,51 @@ def template() -> dict[str, Any]:
     ]
     del record["weights"], record["sha256"]
     return {"record": record, "description": describe_model(model, info), "convs": convs}
+
+
+class TeachPage(Figure):
+    """`data`: `name` of the weights script of "everyday", `about` it, `template` (see above), `samples` with
+    their titles, image0, image1, …."""
+
+    _esm = live.widget_module()
+    _css = STYLE + live.STYLE
+
+    def __init__(self, record: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._record = dict(record)
+        self.on_msg(self._answer)
+
+    def _answer(self, _: object, message: Mapping[str, Any], buffers: Sequence[memoryview]) -> None:
+        """Code and network, where no page of the book serves them."""
+        if message.get("want") == "code":
+            self.send({"code": live.teach_script(), "model": self._record})
+
+
+def teach_page(samples: Mapping[str, Tensor] | None = None) -> Live:
+    """The page that teaches; `samples` are images (3, H, W), uint8, by their titles, to begin with."""
+    model, info = pretrained("everyday")
+    record = browser_model(model, info, BITS["everyday"])
+    samples = samples or {}
+    weights = sum(p.numel() for p in model.parameters())
+    figure = TeachPage(
+        record,
+        data={
+            "name": script_name(record, "everyday"),
+            "about": f"{weights / 1e6:.1f} million weights, {weights * BITS['everyday'] / 8e6:.0f} MB",
+            "template": template(),
+            "samples": [{"title": title} for title in samples],
+            **{f"image{i}": jpeg(image) for i, image in enumerate(samples.values())},
+        },
+        alt="The page that teaches: images and boxes of your own, a training, and the detector that comes of it.",
+    )
+    return Live(
+        figure,
+        {},
+        caption=(
+            "Add images, draw boxes, train, and let the network suggest the boxes of the next images. All of it "
+            "runs in this page: nothing is sent anywhere."
+        ),
+        fallback=plots.plot_views(
+            [plots.View(image, title) for title, image in list(samples.items())[:6]], cell=120
+        ),
+    )
