@@ -519,7 +519,12 @@ def test_a_change_of_the_kernels_source_is_noticed():
         assemble.assemble(changed.replace("f32x4.add", "f32x4.sqrt"))
 
 
-BUNDLES = {"widget": live.widget_module, "page": live.page_script, "live": live.live_script, "teach": live.teach_script}
+BUNDLES = {
+    "widget": live.widget_module,
+    "page": live.page_script,
+    "live": live.live_script,
+    "teach": live.teach_script,
+}
 
 
 @pytest.mark.parametrize("name", BUNDLES)

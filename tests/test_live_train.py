@@ -50,9 +50,7 @@ def test_matching_is_pythons_in_thousands_of_cases_with_ties():
     generator = np.random.default_rng(0)
     anchors = make_anchors([(8, 8), (4, 4), (1, 1)], ANCHORS_OF_THREE)
     cases = [matching_case(generator) for _ in range(2000)]
-    sent = [
-        [{"box": box.tolist(), "label": int(k)} for box, k in zip(*case, strict=True)] for case in cases
-    ]
+    sent = [[{"box": box.tolist(), "label": int(k)} for box, k in zip(*case, strict=True)] for case in cases]
     program = """
     const anchors = floats(given.anchors);
     answer(given.cases.map((objects) => {
@@ -172,7 +170,9 @@ def teaching_case(classes: int, size: tuple[int, int], images: torch.Tensor | No
     freeze_backbone(head)
     length = sum(math.prod(shape) for shape in head.shapes)
     if images is None:
-        features = (torch.randint(0, 256, (count, length)) * (torch.rand(count, length) < 0.4)).to(torch.uint8)
+        features = (torch.randint(0, 256, (count, length)) * (torch.rand(count, length) < 0.4)).to(
+            torch.uint8
+        )
     else:
         features = (features_of(head, images, "float32").float() / UNIT).round().clamp(0, 255).to(torch.uint8)
     low = 0.6 * torch.rand(count, 3, 2)
@@ -243,9 +243,7 @@ def test_gradients_and_ten_steps_are_pytorchs(which, simd):
         wanted = gradients[name]
         assert tuple(shape) == tuple(wanted.shape)
         scale = max(1e-6, wanted.abs().max().item())
-        np.testing.assert_allclose(
-            unpacked(text, *shape), wanted, rtol=0, atol=1e-4 * scale, err_msg=name
-        )
+        np.testing.assert_allclose(unpacked(text, *shape), wanted, rtol=0, atol=1e-4 * scale, err_msg=name)
     state = head.state_dict()
     for name, (shape, text) in seen["weights"].items():
         # AdamW divides by the gradient's own size: where that is as small as rounding, one weight may go either way.
@@ -254,7 +252,9 @@ def test_gradients_and_ten_steps_are_pytorchs(which, simd):
     for i, (logits, offsets) in enumerate(seen["last"]):
         for mine, wanted in ((logits, last.logits[i]), (offsets, last.offsets[i])):
             scale = wanted.abs().max().item()
-            np.testing.assert_allclose(unpacked(mine, *wanted.shape), wanted.detach(), rtol=0, atol=1e-3 * scale)
+            np.testing.assert_allclose(
+                unpacked(mine, *wanted.shape), wanted.detach(), rtol=0, atol=1e-3 * scale
+            )
 
 
 # ---------------------------------------------------------------- views of images
@@ -281,7 +281,9 @@ def test_views_are_those_of_the_package():
         {
             "numbers": numbers[i].tolist(),
             "objects": [
-                {"box": b, "label": k} for b, k in zip(boxes[i].tolist(), labels[i].tolist(), strict=True) if k >= 0
+                {"box": b, "label": k}
+                for b, k in zip(boxes[i].tolist(), labels[i].tolist(), strict=True)
+                if k >= 0
             ],
         }
         for i in range(count)
@@ -349,7 +351,9 @@ def taught(everyday):
     given = {"everyday": everyday, "template": template(), "images": images, "train": 6, "views": 2}
     classes = [str(k) for k in range(len(data.classes))]
     config = {"steps": 20, "batch_size": 4}
-    seen = in_node({}, TEACH, timeout=600, script=live.teach_script(), classes=classes, config=config, **given)
+    seen = in_node(
+        {}, TEACH, timeout=600, script=live.teach_script(), classes=classes, config=config, **given
+    )
     return seen, samples
 
 
@@ -377,7 +381,9 @@ def test_weights_from_the_page_detect_the_same_in_python(taught, tmp_path):
     for mine, theirs in zip(seen["seen"], found, strict=True):
         assert [one["label"] for one in mine] == theirs.labels.tolist()
         np.testing.assert_allclose([one["score"] for one in mine], theirs.scores, atol=2e-3)
-        np.testing.assert_allclose(np.array([one["box"] for one in mine]).reshape(-1, 4), theirs.boxes, atol=2e-3)
+        np.testing.assert_allclose(
+            np.array([one["box"] for one in mine]).reshape(-1, 4), theirs.boxes, atol=2e-3
+        )
         total += len(mine)
     assert total > 0
 

@@ -51,7 +51,11 @@ def bundle(names: tuple[str, ...]) -> str:
         text = text.replace(mark, base64.b64encode((HERE / name).read_bytes()).decode())
     if "pagefile.js" in names:
         figures = (HERE.parent / "widgets" / "figures.css").read_text("utf8")
-        for mark, part in {"__PAGE__": PAGE, "__STYLE__": figures + STYLE, "__START__": page_script()}.items():
+        for mark, part in {
+            "__PAGE__": PAGE,
+            "__STYLE__": figures + STYLE,
+            "__START__": page_script(),
+        }.items():
             text = text.replace(mark, json.dumps(part, ensure_ascii=False))
     return text
 

@@ -4,9 +4,9 @@ import { html } from "./dom.js";
 /** A slider with its value. */
 export function slider(name, [low, high, step], value, changed) {
   const input = html("input", { type: "range", min: low, max: high, step, value });
-  const shown = html("output", {}, value.toFixed(2));
+  const digits = Number.isInteger(step) ? 0 : 2, shown = html("output", {}, value.toFixed(digits));
   input.addEventListener("input", () => {
-    shown.textContent = Number(input.value).toFixed(2);
+    shown.textContent = Number(input.value).toFixed(digits);
     changed();
   });
   return { element: html("label", { class: "knob" }, html("span", {}, name), input, shown), get value() { return Number(input.value); } };

@@ -25,7 +25,8 @@ export function makeCurves(title, steps, most = null) {
         points: points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
         fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dashed ? "5 3" : null,
       }));
-      plot.replaceChildren(...ticks, svg("text", { x: SIZE.width - 6, y: SIZE.height - 4, "text-anchor": "end" }, `step ${last}`), ...lines, ...names);
+      const tips = runs.filter(({ points }) => points.length).map(({ points, color = colorOf(0) }) => svg("circle", { cx: x(points.at(-1)[0]), cy: y(points.at(-1)[1]), r: 3, fill: color }));
+      plot.replaceChildren(...ticks, svg("text", { x: SIZE.width - 6, y: SIZE.height - 4, "text-anchor": "end" }, `step ${last}`), ...lines, ...tips, ...names);
       const ends = runs.map(({ name, points }) => `${name ? `${name}: ` : ""}${points.length ? points.at(-1)[1].toFixed(2) : "nothing yet"}`);
       element.setAttribute("aria-label", `${title}: ${ends.join(", ")}`);
     },

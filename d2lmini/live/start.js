@@ -116,7 +116,7 @@ export function begin(host, { samples, about, load }) {
 export function beginTeach(host, { about, load }) {
   const { element: readout, tell, end } = makeReadout(), body = html("div"), after = html("div");
   const button = html("button", { type: "button", onclick: start }, "start");
-  const root = html("div", { class: "d2l-figure d2l-app", role: "group", "aria-label": "Teach it" }, html("div", { class: "bar" }, button), readout, body, after);
+  const root = html("div", { class: "d2l-figure d2l-app teaching", role: "group", "aria-label": "Teach it" }, html("div", { class: "bar" }, button), body, after, readout);
   let live = null;
 
   async function start() {

@@ -19,7 +19,7 @@ import { callTeacher } from "./teacher.js";
 import { makeTruth } from "./truth.js";
 import { makeView } from "./view.js";
 
-const VIEWS = 5, SHOWN_SCORE = 0.3, SUGGESTED = 0.4, THUMB = 72;
+const VIEWS = 5, SHOWN_SCORE = 0.3, SUGGESTED = 0.3, THUMB = 72;
 const plural = (n, one, more = `${one}s`) => `${n} ${n === 1 ? one : more}`;
 
 /**
@@ -29,13 +29,14 @@ const plural = (n, one, more = `${one}s`) => `${n} ${n === 1 ? one : more}`;
 export async function startTeach({ body, tell }, { everyday, template, samples, whole }) {
   const teacher = callTeacher(whole), { record } = template, undoes = [], runs = [];
   const anchors = mapShapes(record).flatMap((_, scale) => shapesOf(record, scale));
-  let project = { classes: ["object"], images: [] }, current = null, serial = 0, tensors = null, busy = false, stopCamera = null, used = null, last = "";
+  let project = { classes: ["object"], images: [] }, current = null, serial = 0, tensors = null, busy = false, stopCamera = null, used = null, last = "", shown = null;
   await teacher.ask("start", { everyday, template: record });
 
   // ---- the page
-  const button = (text, act, more = {}) => html("button", { type: "button", onclick: () => Promise.resolve().then(act).catch((error) => tell(`That did not work: ${error.message}.`)), ...more }, text);
+  const safely = (act) => (...given) => Promise.resolve().then(() => act(...given)).catch((error) => tell(`That did not work: ${error.message}.`));
+  const button = (text, act, more = {}) => html("button", { type: "button", onclick: safely(() => act()), ...more }, text);
   const chooser = (text, accept, act) => {
-    const input = html("input", { type: "file", accept, multiple: true, onchange: () => { act([...input.files]); input.value = ""; } });
+    const input = html("input", { type: "file", accept, multiple: true, onchange: () => { safely(act)([...input.files]); input.value = ""; } });
     return html("label", { class: "file" }, input, html("span", {}, text));
   };
   const view = makeView(), sheet = html("ul", { class: "sheet" }), names = html("div", { class: "bar" }), place = html("div", { class: "main" }, view.element);
@@ -142,8 +143,9 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
 
   async function show(one) {
     current = one;
-    const { shown } = await readImage(one.blob, one.name, record);
+    const read = await readImage(one.blob, one.name, record);
     if (current !== one) return;
+    shown = read.shown;
     view.show(shown);
     truth.on = true, truth.set(one.objects);
     drawSheet();
@@ -209,7 +211,7 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
   }
 
   async function openZip(file) {
-    const { classes, images } = await importZip(file).catch((error) => { throw tell(`${file.name}: ${error.message}.`), error; });
+    const { classes, images } = await importZip(file).catch((error) => { throw new Error(`${file.name}: ${error.message}`); });
     await restart(classes, images);
   }
 
@@ -340,20 +342,23 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
   // ---- begin
   const dropped = (event) => {
     event.preventDefault();
-    addImages([...event.dataTransfer.files]);
+    safely(addImages)([...event.dataTransfer.files]);
   };
   const pasted = (event) => {
     const files = [...(event.clipboardData?.files ?? [])].filter(({ type }) => type.startsWith("image/"));
-    if (files.length && (body.matches(":hover") || body.contains(document.activeElement))) addImages(files);
+    if (files.length && (body.matches(":hover") || body.contains(document.activeElement))) safely(addImages)(files);
   };
   body.addEventListener("dragover", (event) => event.preventDefault());
   body.addEventListener("drop", dropped);
   document.addEventListener("paste", pasted);
+  const watch = new ResizeObserver(() => { if (current && shown) view.show(shown), draw(); });
+  watch.observe(body);
   const before = await recall();
   drawNames();
   if (before) {
+    tensors = before.tensors;
+    if (tensors) await teacher.ask("load", { tensors, classes: before.classes.length });
     await restart(before.classes, before.images);
-    if (before.tensors) tensors = before.tensors, await teacher.ask("load", { tensors, classes: project.classes.length });
   }
   draw(), drawSheet();
   body.state = () => ({ project, tensors, runs, teacher }); // for tests, and for the curious
@@ -361,6 +366,7 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
     end() {
       teacher.end();
       stopCamera?.(), used?.();
+      watch.disconnect();
       document.removeEventListener("paste", pasted);
       clearTimeout(waiting);
     },
