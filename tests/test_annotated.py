@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from d2lmini.data.annotated import AnnotatedImages, DataError, Entry, Object
+from d2lmini.data.annotated import AnnotatedImages, DataError
+from d2lmini.data.entries import Entry, Object
 
 
 def entry(tmp_path, *edges, size=None, orientation=None) -> Entry:

@@ -414,7 +414,7 @@ def test_a_page_begins_with_images_of_a_folder_in_the_models_order_of_classes(fo
     assert labels == [[2], [0]]  # a cat, a dog
     _, top, _, bottom = told["samples"][0]["truth"][0]["box"]
     assert (top, bottom) == (0.375, 0.475)  # in the square: 40 rows in the middle of 80
-    checkpoint.save_model(path, TinySSD(1, 64), checkpoint.ModelInfo(("dog",)))
+    checkpoint.save_model(path, TinySSD(1, 64), checkpoint.ModelInfo(("bird",)))
     assert main(["export", *arguments]) == 2
 
 

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from d2lmini.data import Synthetic, collate, load, sources
-from d2lmini.data.annotated import AnnotatedImages, Entry, Object
+from d2lmini.data.annotated import AnnotatedImages
+from d2lmini.data.entries import Entry, Object
 from d2lmini.data.files import DataError
 from d2lmini.data.samples import Batch, GroundTruth, Sample
 from d2lmini.data.sources import InMemorySource, LoaderSource, as_source, faults_of, fits_in_memory

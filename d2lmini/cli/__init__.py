@@ -10,6 +10,7 @@ import itertools
 import sys
 import warnings
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.options import make_parser
 from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, say, sources_of, write_json
 from d2lmini.cli.training import run_train
-from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images
+from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, convert, entries, files, images
 from d2lmini.detect import DetectConfig, Detections, detect
 from d2lmini.engine import devices, distributed, state
 from d2lmini.engine.validation import predict_batched, validate
@@ -68,7 +69,7 @@ def run_evaluate(options: Namespace) -> None:
 def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelInfo) -> Any:
     """Images of the model's size and classes; a folder is divided as in training unless options tell how."""
     shape: dict[str, Any] = {"size": model.image_size[0], "resize_mode": info.resize_mode}
-    if options.skip_bad:
+    if is_folder(options):
         shape["classes"] = info.classes
     told = {options.data_seed, options.val_fraction, options.train_list, options.val_list} != {None}
     if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
@@ -113,16 +114,20 @@ def run_detect(options: Namespace) -> None:
 
 
 def _image_files(arguments: Sequence[str], out: Path) -> dict[str, Path]:
-    """Image files, and those in folders (or below, where a folder has none itself), by their results' names.
+    """Image files, and those in folders and below, by their results' names.
 
-    Images of one name get numbers. Raises ValueError when a result in `out` would replace an image.
+    Images of one name get numbers. What is skipped in folders is said. Raises ValueError when a result in
+    `out` would replace an image.
     """
     found: dict[str, Path] = {}
     for argument in map(Path, arguments):
         paths = [argument]
         if argument.is_dir():
-            suffixes = files.IMAGE_SUFFIXES
-            paths = files.files(argument, suffixes) or files.files_below(argument, suffixes)
+            there = files.files_below(argument, None)
+            paths = [path for path in there if path.suffix.lower() in files.IMAGE_SUFFIXES]
+            if others := Counter(path.suffix.lower() or path.name for path in there if path not in {*paths}):
+                what = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6))
+                say(f"{argument}: skipped, as they are no images: {what}")
         if not paths:
             raise ValueError(f"the folder {argument} holds no images: name another, or image files")
         for path in paths:
@@ -158,6 +163,8 @@ def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> l
 
 def run_data(options: Namespace) -> None:
     """Draw a contact sheet with boxes, to see what a data set holds and whether its boxes sit right."""
+    if options.convert:
+        return _convert(options, *options.convert)
     if options.size is None:
         options.size = transfer.recipe("", "everyday" if is_folder(options) else None).image_size
     shape = {"size": options.size, "resize_mode": options.resize_mode}
@@ -168,6 +175,17 @@ def run_data(options: Namespace) -> None:
     print(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
     if options.anchors:
         _report_anchors(options, dataset)
+
+
+def _convert(options: Namespace, form: str, out: str) -> None:
+    """Write a folder in another form, and say what it leaves out."""
+    if not is_folder(options):
+        raise ValueError(f"--convert writes folders anew, but {options.data} is not one: give a folder")
+    how = entries.LoadOptions(options.difficult, [] if options.skip_bad else None)
+    counts = convert.convert(options.data, form, out, options.classes, how)
+    for note in dict.fromkeys([*how.notes, *(f"skipped: {fault}" for fault in how.faults or ())]):
+        say(note)
+    print(f"{', '.join(f'{part} {count} images' for part, count in counts.items())} → {out}")
 
 
 def _report_anchors(options: Namespace, dataset: Any) -> None:

@@ -30,6 +30,7 @@ t      --out FOLDER             where checkpoints and images go (required)
 t      --resume                 go on with the run in --out, if there is one
  e     --json FILE              where to write all numbers
   d    --skip-bad               go on where an image cannot be read
+   a   --convert FORM OUT       write a folder anew as voc, coco or yolo: OUT must be new
    a   --anchors                report which anchors fit the objects, and how well
     x  --page FILE              one HTML file that holds the detector, ready to use
     x  --onnx FILE              an ONNX file, boxes decoded, without NMS
@@ -156,7 +157,9 @@ def _add_option(group: Any, option: str, text: str, recipe: bool) -> None:
     else:
         kinds = (hint, *get_args(hint)) if hint else (TYPES.get(metavar, str),)
         usual = vars(DetectConfig).get(dest, vars(TrainConfig).get(dest)) if hint else None
-        more = {"metavar": metavar.strip("."), "choices": CHOICES.get(dest)}
+        words = tuple(metavar.strip(".").split())
+        more = {"metavar": words if len(words) > 1 else words[0], "choices": CHOICES.get(dest)}
+        more |= {"nargs": len(words)} if len(words) > 1 else {}
         more["type"] = next((kind for kind in (int, float, str) if kind in kinds), kinds[0])
         more["default"] = default or (SUPPRESS if recipe and hint else usual)
         text += f": {', '.join(more['choices'])}" if more["choices"] else ""

@@ -8,8 +8,8 @@ import os
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
 from d2lmini.data.download import TIMEOUT, fetch_archive
+from d2lmini.data.entries import Entry, Found, LoadOptions, Object
 from d2lmini.data.files import DataError, is_file, read_bytes
 
 URL = "https://d2l-data.s3-accelerate.amazonaws.com/banana-detection.zip"

@@ -5,84 +5,84 @@ Boxes are (left, top, width, height) in pixels from 0; ids may be anything that 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import EXPECTED, Entry, Found, LoadOptions, Object
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
-from d2lmini.data.splits import SPLITS
+from d2lmini.data.entries import (
+    EXPECTED,
+    Annotation,
+    Entry,
+    Found,
+    LoadOptions,
+    Object,
+    as_size,
+    enclose,
+    is_marked,
+)
+from d2lmini.data.files import DataError, skipping
+from d2lmini.data.lookup import ImageIndex
+from d2lmini.data.splits import SPLITS, group_by_split, split_of
 
-MAX_JSON = 2 * 2**30  # bytes; COCO's own are 0.5 GB
-MAX_NAMES_TRIED = 200  # names for which a folder of images is chosen
-KINDS = {"name": (str,), "file_name": (str,), "bbox": (list,)}
-
-
-def json_files(root: Path) -> list[Path]:
-    """JSON files in the folder or its annotations, or else below; only those of instances where names say."""
-    near = [path for path in on_disk.content(root) if path.is_dir() and path.name.lower() == "annotations"]
-    files = [path for folder in (root, *near) for path in on_disk.files(folder, [".json"])]
-    files = files or on_disk.files_below(root, [".json"])
-    files = [path for path in files if path.name not in on_disk.RESULTS]
-    return [path for path in files if path.name.startswith("instances")] or files
-
-
-def _is_for(path: Path, split: str) -> bool:
-    """Whether a file's name names a split: train.json, instances_train2017.json."""
-    words = "".join(c if c.isalpha() else " " for c in path.stem.lower()).split()
-    return any(name in words for name in SPLITS[split])
+KINDS = {"name": (str,), "bbox": (list,)}
 
 
-def read_coco(root: Path, files: list[Path], options: LoadOptions) -> Found:
-    """A folder in COCO's form. All files are read: classes must not depend on the split. Raises DataError."""
-    splits = {name: [file for file in files if _is_for(file, name)] for name in SPLITS}
-    parts, classes = {}, set()
-    for name, chosen in splits.items() if any(splits.values()) else [("all", files)]:
-        if len(chosen) > 1:
-            there = ", ".join(file.name for file in chosen)
-            raise DataError(f"{root} has more than one JSON file for {name} ({there}): keep one")
-        for file in chosen:
-            data = read_bytes(file, MAX_JSON)
-            try:
-                content = json.loads(data.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{file} cannot be read as JSON ({error}): correct or remove it") from error
-            if not isinstance(content, dict):
-                raise DataError(f"{file} holds no object at the top: {EXPECTED}")
-            classes.update(_categories(content, file).values())
-            parts[name] = partial(_entries, content, file, root)
-    return Found(parts, classes)
+def is_coco(content: Any) -> bool:
+    """Whether a JSON file's content is meant in COCO's form."""
+    return isinstance(content, dict) and any(
+        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
+    )
 
 
-def _entries(content: dict, path: Path, root: Path, options: LoadOptions) -> list[Entry]:
-    """The entries of one file; an image with a faulty record goes whole, as its objects are not all known."""
-    classes, images = _categories(content, path), _images(content, path, options)
+def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -> Found:
+    """A folder in COCO's form, its JSON files read. Classes do not depend on the split. Raises DataError."""
+    classes = {name for path, content in contents.items() for name in _categories(content, path).values()}
+    splits = {path: split_of(path.stem, *path.relative_to(root).parts[:-1]) for path in contents}
+    groups, index = group_by_split(splits, root, options), ImageIndex(root)
+    for part in groups.keys() & {*SPLITS}:
+        if len(groups[part]) > 1:
+            there = ", ".join(path.name for path in groups[part])
+            raise DataError(f"{root} has more than one JSON file for {part} ({there}): keep one")
+
+    def entries(paths: list[Path], options: LoadOptions) -> list[Entry]:
+        read = [one for p in paths for one in _annotations(contents[p], p, splits[p], options)]
+        found = index.entries(read, options)
+        if len(groups) == 1:  # else an image may be another part's
+            options.note_unannotated(index.beside({entry.image for entry in found}), root)
+        return found
+
+    return Found({part: partial(entries, paths) for part, paths in groups.items()}, classes)
+
+
+def _annotations(content: dict, path: Path, split: str | None, options: LoadOptions) -> list[Annotation]:
+    """What one file holds; an image with a faulty record goes whole, as its objects are not all known."""
+    classes, (images, faulty) = _categories(content, path), _images(content, path, split, options)
+    _refuse_corners(content, path, images)
     objects: dict[Any, list[Object]] = {key: [] for key in images}
-    faulty, left_out = set(), 0
+    left_out, enclosed = Counter[Any](), Counter[Any]()
     for record, where in _records(content, "annotations", path):
+        key = None
         with skipping(options.faults):
-            found = _object(record, classes, images, where)
-            if options.difficult or not record.get("iscrowd"):
-                objects[record["image_id"]].append(found)
+            if (key := _id(record, "image_id", where)) in faulty:
+                continue
+            found, outlined = _object(record, key, classes, images, where)
+            if options.difficult or not is_marked(record.get("iscrowd")):
+                objects[key].append(found)
+                enclosed[key] += outlined
             else:
-                left_out += 1
+                left_out[key] += 1
             continue
-        if isinstance(key := record.get("image_id"), (int, str)):
-            faulty.add(key)
-    options.note_left_out(left_out, root)
-    images = {key: image for key, image in images.items() if key not in faulty}
-    names = [name for name, _ in images.values()]
-    folder = image_folder(root, path, names)
-    parents = {parent for name in names if (parent := folder / Path(name).parent).is_dir()}
-    beside = {path for parent in parents for path in on_disk.files(parent, IMAGE_SUFFIXES)}
-    options.note_unannotated(beside - {folder / name for name in names}, folder)
+        faulty.add(key)
+    counts = {key: {"left_out": left_out[key], "enclosed": enclosed[key]} for key in images}
     return [
-        Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size)
-        for key, (name, size) in images.items()
+        image._replace(objects=tuple(objects[key]), **counts[key])
+        for key, image in images.items()
+        if key not in faulty
     ]
 
 
@@ -90,7 +90,7 @@ def _categories(content: dict, path: Path) -> dict[Any, str]:
     """Class names by their ids, which need not be in a row."""
     classes: dict[Any, str] = {}
     for record, where in _records(content, "categories", path):
-        key, name = _get(record, "id", where), _get(record, "name", where).strip()
+        key, name = _id(record, "id", where), _get(record, "name", where).strip()
         if not name:
             raise DataError(f"{where}: 'name' is empty: give the class a name")
         if classes.setdefault(key, name) != name:
@@ -98,23 +98,29 @@ def _categories(content: dict, path: Path) -> dict[Any, str]:
     return classes
 
 
-def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[str, Any]]:
-    """File names and sizes (width, height), or None, by image ids."""
-    images, names = {}, set()
+def _images(
+    content: dict, path: Path, split: str | None, options: LoadOptions
+) -> tuple[dict[Any, Annotation], set]:
+    """The records of images by their ids, and faulty ids: objects of one used twice are nobody's."""
+    images: dict[Any, Annotation] = {}
+    faulty = set()
     for record, where in _records(content, "images", path):
+        key = None
         with skipping(options.faults):
-            key, name = _get(record, "id", where), str(inner(_get(record, "file_name", where), where))
+            key = _id(record, "id", where)
             if key in images:
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
-            if name in names:  # each record would teach the other's objects as background
-                raise DataError(f"{where}: the image {name!r} was named before: give it one record")
-            size = record.get("width"), record.get("height")
-            images[key] = name, size if all(isinstance(side, int) and side > 0 for side in size) else None
-            names.add(name)
-    return images
+            size = as_size(record.get("width"), record.get("height"))
+            name = record.get("file_name") or record.get("coco_url")  # LVIS has no names
+            if not isinstance(name, str):
+                raise DataError(f"{where}: 'file_name' is {name!r:.80}: it is missing or of the wrong kind")
+            images[key] = Annotation(path, f"{path}, image {key}", (name,), (), size, split)
+            continue
+        faulty.add(key)
+    return images, faulty
 
 
-def _records(content: dict, key: str, path: Path) -> list[tuple[dict, str]]:
+def _records(content: dict, key: str, path: Path) -> Iterator[tuple[dict, str]]:
     """The records of one list, each with what to call it in a message."""
     records = content.get(key)
     if not isinstance(records, list):
@@ -122,21 +128,40 @@ def _records(content: dict, key: str, path: Path) -> list[tuple[dict, str]]:
     for i, record in enumerate(records):
         if not isinstance(record, dict):
             raise DataError(f"{path}, {key}[{i}] is {record!r:.80}: it must be an object")
-    return [(record, f"{path}, {key}[{i}]") for i, record in enumerate(records)]
+        yield record, f"{path}, {key}[{i}]"
 
 
 def _get(record: dict, key: str, where: str) -> Any:
-    """A field that must be there: a name is text, an id is a number or text."""
+    """A field that must be there."""
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, KINDS.get(key, (int, str))):
+    if not isinstance(value, KINDS[key]):
         raise DataError(f"{where}: {key!r} is {value!r:.80}: it is missing or of the wrong kind")
     return value
 
 
-def _object(record: dict, classes: dict, images: dict, where: str) -> Object:
-    for key, known in (("image_id", images), ("category_id", classes)):
-        if _get(record, key, where) not in known:
+def _id(record: dict, key: str, where: str) -> int | str:
+    """An id: a number or text, the same however it is written (7, 7.0 and "7")."""
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise DataError(f"{where}: {key!r} is {value!r:.80}: it is missing or of the wrong kind")
+    if isinstance(value, float) or (isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,15}(\.0*)?", value)):
+        return int(float(value)) if float(value).is_integer() else str(value)
+    return value
+
+
+def _object(record: dict, image: Any, classes: dict, images: dict, where: str) -> tuple[Object, bool]:
+    """The object of a record, and whether its box is that around an outline."""
+    for key, value, known in (("image_id", image, images), ("category_id", None, classes)):
+        value = _id(record, key, where) if value is None else value
+        if value not in known:
             raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
+    name, size = classes[value], images[image].size
+    if record.get("bbox") in (None, []) and (outline := _outline(record.get("segmentation"), size)):
+        return Object(name, outline), True
+    return Object(name, _box(record, where)), False
+
+
+def _box(record: dict, where: str) -> tuple[float, float, float, float]:
     said = f"{where}: 'bbox' is {_get(record, 'bbox', where)!r:.80}"
     try:
         left, top, width, height = map(float, record["bbox"])
@@ -144,22 +169,59 @@ def _object(record: dict, classes: dict, images: dict, where: str) -> Object:
         raise DataError(f"{said}: give left, top, width and height in pixels") from error
     if not all(map(math.isfinite, (left, top, width, height))):
         raise DataError(f"{said}: it must be finite; correct or remove it")
-    return Object(classes[record["category_id"]], (left, top, left + width, top + height))
+    return left, top, left + width, top + height
 
 
-def image_folder(root: Path, path: Path, names: Sequence[str]) -> Path:
-    """The folder that a JSON file's names are meant in: the one that has the most of them."""
-    stem = path.stem.removeprefix("instances_")  # COCO's own images are in train2017
-    own = [alias for split, aliases in SPLITS.items() if _is_for(path, split) for alias in aliases]
-    below = ["", "images", "JPEGImages", stem, *own, *(f"images/{s}" for s in (stem, *own))]
-    likely = [path.parent, *(root / name for name in below if (root / name).is_dir())]
-    others = [split for split in SPLITS if not _is_for(path, split)]
-    inside = [folder for folder in on_disk.content(root) if folder.is_dir()]
-    likely += [folder for folder in inside if not any(_is_for(folder, split) for split in others)]
-    some = names[:: max(1, len(names) // MAX_NAMES_TRIED)]
-    counts = {folder: sum(on_disk.is_file(folder / name) for name in some) for folder in likely}
-    best = max(counts, key=counts.__getitem__)  # among equals the first
-    if names and not counts[best]:
-        tried = ", ".join(str(folder) for folder in counts)
-        raise DataError(f"{path}: there is no image {names[0]} in {tried}: put the images there")
-    return best
+def _outline(segmentation: Any, size: tuple[int, int] | None) -> tuple[float, float, float, float] | None:
+    """The box around polygons [[x, y, …], …] or a mask in run lengths; None for what is neither."""
+    with suppress(TypeError, ValueError, KeyError, IndexError, OverflowError):
+        if isinstance(segmentation, dict):
+            return _around_runs(segmentation["counts"], int(segmentation["size"][0]))
+        numbers = [[float(value) for value in polygon] for polygon in segmentation]
+        return enclose(point for line in numbers for point in zip(line[::2], line[1::2], strict=True))
+    return None
+
+
+def _around_runs(counts: Any, height: int) -> tuple[float, float, float, float]:
+    """The box around a mask whose runs, column by column, are outside and inside in turn."""
+    runs = _uncompress(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    at, corners = 0, []
+    for i, length in enumerate(runs):
+        if i % 2 and length > 0:
+            (x0, y0), (x1, y1) = divmod(at, height), divmod(at + length - 1, height)
+            corners += [(x0, y0 if x0 == x1 else 0), (x1 + 1, y1 + 1 if x0 == x1 else height)]
+        at += length
+    return enclose(corners)
+
+
+def _uncompress(counts: str) -> list[int]:
+    """Run lengths from COCO's text: six bits a letter, the lowest first, differences from the fourth on."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        bits = ord(letter) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    return runs
+
+
+def _refuse_corners(content: dict, path: Path, images: Mapping[Any, Annotation]) -> None:
+    """Raise DataError where boxes reach out of their images, but none would, were they two corners."""
+    as_sides, as_corners = [], []
+    for record, where in _records(content, "annotations", path):
+        with suppress(DataError):
+            size = images[key].size if (key := _id(record, "image_id", where)) in images else None
+            if size is not None:
+                left, top, right, bottom = _box(record, where)
+                as_sides.append(right <= size[0] + 1 and bottom <= size[1] + 1)
+                right, bottom = right - left, bottom - top
+                inside = right <= size[0] + 1 and bottom <= size[1] + 1
+                as_corners.append(inside and right > left and bottom > top)
+    if not all(as_sides) and all(as_corners) and len(as_corners) > 2:
+        both = "left, top, right, bottom, but COCO's form is left, top, width, height"
+        raise DataError(f"{path}: every 'bbox' seems to be {both}: convert them")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
+import filecmp
+import json
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+IMAGE_SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm", ".tga")
+MAX_JSON = 2 * 2**30  # bytes; COCO's own are 0.5 GB
 DEPTH = 6  # folders within folders that are looked into
 OURS = ".d2lmini"  # a file of this name marks a folder of results, which is never data
 RESULTS = ("history.json", "learning-curve.json")  # of a run whose folder is that of the data
@@ -33,14 +39,20 @@ def skipping(faults: list[str] | None) -> Iterator[None]:
         faults.append(str(error))
 
 
-def read_bytes(path: Path, most: int) -> bytes:
-    """The content of a plain file of at most `most` bytes; DataError for others (a pipe could hang)."""
+def read_bytes(path: Path, most: int, first: int | None = None) -> bytes:
+    """The content of a plain file of at most `most` bytes; DataError for others (a pipe could hang).
+
+    With `first` only so many bytes, of a file of any size.
+    """
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise DataError(f"{path} is a folder: name the files in it")
         if not stat.S_ISREG(status.st_mode):
             raise DataError(f"{path} is a pipe or a device: give a plain file")
+        if first is not None:
+            with path.open("rb") as file:
+                return file.read(first)
         if (size := status.st_size) > most:
             raise DataError(f"{path} has {size} bytes, at most {most} are read: is it the right file?")
         return path.read_bytes()
@@ -57,11 +69,27 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_text(path: Path, most: int) -> str:
-    """The same as text in UTF-8, with or without a mark of that at its beginning."""
+    """The same as text: in UTF-8, in UTF-16 if a mark at its beginning says so, or else in GB 18030 (GBK)."""
+    return decode(read_bytes(path, most), path)
+
+
+def decode(data: bytes, path: Path, declared: str = "utf-8-sig") -> str:
+    """Bytes of a file as text: as a mark at the beginning says, as `declared`, in UTF-8 or GBK."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        declared = "utf-16"
+    for encoding in (declared, "utf-8-sig", "gb18030"):
+        with suppress(UnicodeError):
+            return data.decode(encoding)
+    raise DataError(f"{path} cannot be read as text: write it as UTF-8")
+
+
+def parse_json(path: Path) -> Any:
+    """The content of a JSON file; DataError for what is none."""
+    text = read_text(path, MAX_JSON)
     try:
-        return read_bytes(path, most).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} cannot be read ({error}): write it as UTF-8") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as JSON ({error}): correct or remove it") from error
 
 
 def content(folder: Path) -> list[Path]:
@@ -72,8 +100,10 @@ def content(folder: Path) -> list[Path]:
         raise DataError(f"{folder} may not be read ({error.strerror}): check its permissions") from error
 
 
-def files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of the endings, in small or capital letters."""
+def files(folder: Path, suffixes: Sequence[str] | None) -> list[Path]:
+    """The files of a folder with one of the endings, in small or capital letters; None for all."""
+    if suffixes is None:
+        return [path for path in content(folder) if not path.is_dir()]
     return [path for path in content(folder) if path.suffix.lower() in suffixes]
 
 
@@ -92,7 +122,7 @@ def folders(root: Path) -> list[Path]:
     return list(found.values())
 
 
-def files_below(root: Path, suffixes: Sequence[str]) -> list[Path]:
+def files_below(root: Path, suffixes: Sequence[str] | None) -> list[Path]:
     """The files with one of the endings in the folder and all folders in it."""
     return [path for folder in folders(root) for path in files(folder, suffixes)]
 
@@ -105,21 +135,16 @@ def mark_as_results(folder: Path) -> None:
         (folder / OURS).touch()
 
 
+def same_bytes(path: Path, other: Path) -> bool:
+    """Whether two files have the same content; False where one may not be read."""
+    with suppress(OSError):
+        return filecmp.cmp(path, other, shallow=False)
+    return False
+
+
 def is_file(path: Path) -> bool:
     """Whether there is a plain file; False, too, for a name that no file system takes."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long, a folder that may not be entered
         return False
-
-
-def inner(name: str, where: str) -> PurePosixPath:
-    """A file's name as an annotation gives it; DataError unless it stays in its folder.
-
-    >>> inner("cats\\\\1.jpg", "a.xml")
-    PurePosixPath('cats/1.jpg')
-    """
-    path = PurePosixPath(name.strip().replace("\\", "/"))
-    if not path.name or path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or "\0" in name:
-        raise DataError(f"{where}: the file name {name!r} leads out of the folder: give a name below it")
-    return path

@@ -13,13 +13,19 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from d2lmini.data.annotated import EXPECTED, AnnotatedImages, Found, LoadOptions
+from d2lmini.data import files as on_disk
+from d2lmini.data.annotated import AnnotatedImages
 from d2lmini.data.bananas import find_archive, read_bananas
-from d2lmini.data.coco import json_files, read_coco
-from d2lmini.data.files import DataError, DataWarning
+from d2lmini.data.coco import is_coco, read_coco
+from d2lmini.data.cvat import read_cvat
+from d2lmini.data.entries import Found, LoadOptions, choose_classes
+from d2lmini.data.files import DataError, DataWarning, parse_json
+from d2lmini.data.foreign import refuse
+from d2lmini.data.labelme import is_labelme, read_labelme
 from d2lmini.data.sources import faults_of
-from d2lmini.data.splits import SPLITS, Division
-from d2lmini.data.voc import read_voc, xml_folder
+from d2lmini.data.splits import SPLITS, Division, refuse_shared
+from d2lmini.data.tables import is_table, read_header, read_tables
+from d2lmini.data.voc import read_voc, top_tag, xml_files
 from d2lmini.data.yolo import read_yolo, yolo_names
 
 MAX_QUOTED = 10  # faults that a warning quotes
@@ -44,7 +50,8 @@ def open_folder(
 
     `split` is train, val, test (if the folder has one) or all. `resize_mode` is "stretch" or "letterbox"
     (see `AnnotatedImages`). `classes` gives the names in the order of their labels (left out: all names,
-    sorted). `difficult` keeps the objects marked as difficult (VOC) or as crowd (COCO).
+    sorted); objects of others are left out. `difficult` keeps the objects marked as difficult (VOC) or as
+    crowd (COCO).
 
     `train_list` and `val_list` are text files with an image a line; with one of them, the other split is all
     the rest. Without, a folder that has no val keeps `val_fraction` of its images (those for train, if it
@@ -52,8 +59,8 @@ def open_folder(
     `seed` and `val_fraction`: if the new result's is equal to it, the division is the same.
 
     `skip_bad` reads every image once and leaves out those with a fault, whole, because an object without its
-    box would be taught as background; of objects of no class among `classes` only these. A DataWarning counts
-    them, `skipped` has them. Raises DataError (a ValueError) that names the file and object and the remedy.
+    box would be taught as background. A DataWarning counts them, `skipped` has them. Raises DataError (a
+    ValueError) that names the file and object and the remedy.
     """
     root = Path(path)
     if split_record is not None:
@@ -65,17 +72,24 @@ def open_folder(
         raise ValueError(f"seed is {seed!r}: choose a whole number from 0")
     if not isinstance(val_fraction, Real) or not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction is {val_fraction!r}: choose a number between 0 and 1")
-    options, silent = (LoadOptions(difficult, [] if skip_bad else None) for _ in range(2))
+    options = LoadOptions(difficult, [] if skip_bad else None)
     lists = {name: Path(file) for name, file in (("train", train_list), ("val", val_list)) if file}
     division = Division(lists, seed, val_fraction)
     try:
         if not root.is_dir():
             raise DataError(f"no folder at {root}: check the path")
-        found = _read(root, "all" if lists else split, options)
-        if classes is None and not found.classes:
-            raise DataError(f"{root} has no object in any annotation: there is nothing to learn")
-        classes = sorted(found.classes) if classes is None else classes
+        found = read_folder(root, options)
+        if not found.classes.intersection(found.classes if classes is None else classes):
+            what = f"no object of {', '.join(classes)}, but of " if classes and found.classes else ""
+            what += ", ".join(sorted(found.classes)) or "no object in any annotation"
+            raise DataError(f"{root} has {what}: there is nothing to learn")
+        if not lists and find_archive(root) is None:
+            refuse_shared(found, root, options.silent())
         entries = division.entries(found, split, root, options)
+        if classes is not None:
+            entries = choose_classes(entries, classes, root, options)
+        classes = sorted(found.classes) if classes is None else classes
+        silent = LoadOptions(difficult, [] if skip_bad else None)
         record = division.record(found, root, silent)
         data = AnnotatedImages(entries, classes, size, resize_mode, options.notes, record)
     except OSError as error:
@@ -85,46 +99,50 @@ def open_folder(
     return data
 
 
-def _read(root: Path, split: str, options: LoadOptions) -> Found:
-    """What is annotated in `root`, or in its folders for the splits if it has such."""
-    if (yolo := yolo_names(root)) is not None and xml_folder(root) is None and not json_files(root):
-        return read_yolo(root, *yolo)
-    folders: dict[str, Path] = {}
-    inside = {folder.name.casefold(): folder for folder in sorted(root.iterdir()) if folder.is_dir()}
-    for name, alias in ((name, alias) for name, aliases in SPLITS.items() for alias in aliases):
-        folder = inside.get(alias)
-        if name not in folders and folder and (xml_folder(folder) or json_files(folder)):
-            folders[name] = folder
-    if not folders:
-        return _read_one(root, options)
-    parts, classes = {}, set()
-    for name, folder in folders.items():  # all are read, so that a label means the same class in each
-        own = options if split in (name, "all") else LoadOptions(options.difficult, options.faults)
-        found = _read_one(folder, own)
-        entries = found.entries("all", own)
-        parts[name] = lambda _, entries=entries: entries
-        classes |= found.classes
-    return Found(parts, classes)
-
-
-def _read_one(root: Path, options: LoadOptions) -> Found:
+def read_folder(root: Path, options: LoadOptions) -> Found:
+    """What is annotated in a folder, in whichever form that is. Raises DataError where there is nothing."""
     if (archive := find_archive(root)) is not None:
         return read_bananas(archive)
-    if (annotations := xml_folder(root)) is not None:
-        return read_voc(root, annotations, options)
-    if files := json_files(root):
-        return read_coco(root, files, options)
-    raise DataError(f"{root} has no annotations: {EXPECTED}")
+    xml = xml_files(root)
+    if any(top_tag(path) == "annotation" for path in xml):
+        return read_voc(root, xml, options)
+    contents = _read_json(root, options)
+    if coco := {path: content for path, content in contents.items() if is_coco(content)}:
+        others = [path.name for path in contents if path not in coco]
+        options.note(root, "JSON files are not in COCO's form and not read", len(others), *others[:1])
+        return read_coco(root, coco, options)
+    if (yolo := yolo_names(root)) is not None:
+        return read_yolo(*yolo)
+    if labelme := {path: content for path, content in contents.items() if is_labelme(content)}:
+        return read_labelme(root, labelme, options)
+    if cvat := [path for path in xml if top_tag(path) == "annotations"]:
+        return read_cvat(root, cvat, options)
+    if tables := [path for path in on_disk.files_below(root, [".csv"]) if is_table(read_header(path))]:
+        return read_tables(root, tables, options)
+    if xml:
+        return read_voc(root, xml, options)
+    raise DataError(refuse(root, contents))
+
+
+def _read_json(root: Path, options: LoadOptions) -> dict[Path, Any]:
+    """JSON files in the folder or its annotations, or else below; only those of instances where names say."""
+    below = on_disk.files_below(root, [".json"])
+    below = [path for path in below if path.name not in on_disk.RESULTS]
+    near = [p for p in below if p.parent == root or p.parent.name.lower() == "annotations"]
+    contents: dict[Path, Any] = {}
+    for paths in (near, below):
+        for path in [path for path in paths if path.name.startswith("instances")] or paths:
+            with on_disk.skipping(options.faults):
+                contents[path] = contents.get(path) or parse_json(path)
+                if isinstance(contents[path], dict):
+                    contents[path].pop("imageData", None)  # LabelMe's copy of the image
+        if any(is_coco(content) or is_labelme(content) for content in contents.values()):
+            break
+    return contents
 
 
 def _skip_faults(data: AnnotatedImages, faults: list[str], where: str) -> None:
     """Leave out of the data set what cannot be used; warn how much that is and quote the first faults."""
-    for entry in data.entries:
-        for number, one in enumerate(entry.objects, start=1):
-            if one.name not in data.classes:
-                faults.append(f"{entry.where}, object {number}: {one.name!r} is not among the classes")
-    kept = [tuple(one for one in entry.objects if one.name in data.classes) for entry in data.entries]
-    data.entries = tuple(e._replace(objects=objects) for e, objects in zip(data.entries, kept, strict=True))
     found = faults_of(data)
     data.entries = tuple(entry for i, entry in enumerate(data.entries) if i not in found)
     data.skipped = (*dict.fromkeys(faults), *(str(fault) for fault in found.values()))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from d2lmini.data.annotated import Entry, Found, LoadOptions
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_text
+from d2lmini.data.entries import Entry, Found, LoadOptions
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, is_file, read_text, same_bytes
 
 # What folders and files of a split are called, the usual name first.
 SPLITS = {
@@ -21,6 +23,42 @@ SPLITS = {
     "test": ("test", "testing", "test_set"),
 }
 MAX_LIST = 256 * 2**20  # bytes
+Item = TypeVar("Item")
+
+
+def split_of(*names: str) -> str | None:
+    """The split that names of folders or files say, the first that says one; None for none.
+
+    >>> split_of("instances_val2017"), split_of("Training_Set", "val"), split_of("cats")
+    ('val', 'train', None)
+    """
+    for name in names:
+        words = {*"".join(c if c.isalpha() else " " for c in name.lower()).split()}
+        said = [split for split, aliases in SPLITS.items() if words & {*aliases}]
+        if len(said) == 1:
+            return said[0]
+    return None
+
+
+def group_by_split(
+    splits: Mapping[Item, str | None], root: Path, options: LoadOptions
+) -> dict[str, list[Item]]:
+    """What belongs to each part of a `Found`, where a split is known for each item, or None.
+
+    What has no split is still to be divided, unless there are parts for train and for others: then it is
+    not used, and that is noted.
+    """
+    parts: dict[str, list[Item]] = {}
+    for item, split in splits.items():
+        parts.setdefault(split or "", []).append(item)
+    rest = parts.pop("", [])
+    if rest and parts.keys() <= {"train"}:
+        return {"all": list(splits)}
+    if rest and "train" in parts:
+        options.note(root, "annotations are in no split and not used", len(rest), rest[0])
+    elif rest:
+        parts["trainval"] = rest
+    return parts
 
 
 @dataclass(frozen=True)
@@ -33,7 +71,7 @@ class Division:
 
     def entries(self, found: Found, split: str, root: Path, options: LoadOptions) -> list[Entry]:
         """The entries of a split; DataError where it has none, or a list makes no sense."""
-        whole = _undivided(found)
+        whole = undivided(found)
         if self.lists:
             entries = by_lists(found.entries("all", options), split, self.lists, root)
         elif whole and split in ("train", "val"):
@@ -44,7 +82,7 @@ class Division:
         elif split == "all" or split in found.parts:
             entries = found.entries(split, options)
         elif split == "val" and {"train", "all"} <= found.parts.keys():  # all that no list names
-            silent = LoadOptions(options.difficult, None if options.faults is None else [])
+            silent = options.silent()
             named = {e.image for part in found.parts.keys() - {"all"} for e in found.entries(part, silent)}
             entries = [entry for entry in found.entries("all", options) if entry.image not in named]
         else:
@@ -63,7 +101,7 @@ class Division:
         if self.lists:
             hashes = {f"{name}_list": hash_names(listed(path)) for name, path in self.lists.items()}
             record = {"by": "lists", **hashes}
-        elif _undivided(found):
+        elif undivided(found):
             record = {"by": "seed", "seed": int(self.seed), "val_fraction": float(self.val_fraction)}
         try:
             training = self.entries(found, "train", root, options)
@@ -72,7 +110,24 @@ class Division:
         return record | {"files": hash_names(sorted(_relative(entry, root) for entry in training))}
 
 
-def _undivided(found: Found) -> str | None:
+def refuse_shared(found: Found, root: Path, options: LoadOptions) -> None:
+    """Raise DataError for an image of two parts: the same file, or one of its name with the same bytes."""
+    seen: dict[tuple[str, int], list[tuple[str, Path]]] = {}
+    for part in sorted(found.parts.keys() - {"all"}) if len(found.parts) > 1 else ():
+        entries: list[Entry] = []
+        with suppress(DataError):  # it says so when it is asked for
+            entries = found.entries(part, options)
+        for image in (entry.image for entry in entries if is_file(entry.image)):
+            others = seen.setdefault((image.name, image.stat().st_size), [])
+            for other, path in others:
+                if other != part and (path == image or same_bytes(path, image)):
+                    both = f"{path} is" if path == image else f"{path} and {image} are one image,"
+                    lists = "say with lists (train_list, val_list) which images are for what"
+                    raise DataError(f"{both} in {other} and in {part}: remove it from one, or {lists}")
+            others.append((part, image))
+
+
+def undivided(found: Found) -> str | None:
     """The part that is still to be divided into train and val, if any: train itself where that is all."""
     parts = found.parts.keys()
     if "trainval" in parts or parts == {"all"}:
@@ -134,7 +189,8 @@ def read_list(path: Path, known: Iterable[str]) -> list[str]:
             by_name.setdefault(key, []).append(name)
     found: dict[str, None] = {}
     for where, line, stem in _lines(path):
-        keys = (line, stem, PurePosixPath(stem).name)
+        stated = re.sub(r"\s+-?[01]$", "", stem)  # VOC's lists of a class say whether it is in the image
+        keys = (line, stem, PurePosixPath(stem).name, stated, PurePosixPath(stated).name)
         names = next((by_name[key] for key in keys if key in by_name), [])
         if not names:
             raise DataError(f"{where}: there is no annotation for {line!r}: add one or remove the line")

@@ -6,8 +6,9 @@ Some tools count from 0, edge to edge; a folder in which any left or top is belo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+import math
+import re
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -16,176 +17,203 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.ElementTree import fromstring
 
 from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
-from d2lmini.data.splits import SPLITS, listed, read_list
+from d2lmini.data.entries import Annotation, Entry, Found, LoadOptions, Object, as_size, enclose, is_marked
+from d2lmini.data.files import DataError, decode, read_bytes, skipping
+from d2lmini.data.lookup import ImageIndex
+from d2lmini.data.splits import SPLITS, group_by_split, listed, read_list, split_of
 
-IMAGE_FOLDERS = {"jpegimages", "images", "image", "imgs", "img", "photos"}
-MAX_XML = 8 * 2**20  # bytes: 20,000 objects
+MAX_XML = 64 * 2**20  # bytes: 160,000 objects
+ENCODING = re.compile(rb"""^[^>]*<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["']""")
+ENCODINGS = re.compile("utf|us-ascii|iso|latin|windows|cp|gb|big5|shift|euc|koi")  # not all that Python has
 
 
-class VocFile(NamedTuple):
-    """One XML file: boxes and `filename` as written, and how many marked objects are left out."""
-
-    path: Path
-    filename: str
-    size: tuple[int, int] | None
-    objects: tuple[Object, ...]
-    left_out: int
+class NotVoc(DataError):
+    """An XML file of another kind."""
 
 
 class VocFolder(NamedTuple):
     """All that a folder has: XML files by their keys, images by name, and where pixels are counted from."""
 
     root: Path
-    files: Mapping[str, VocFile]
-    images: Mapping[str, list[Path]]
-    origin: int
+    files: Mapping[str, Annotation]
+    images: ImageIndex
 
     def entries(self, keys: Iterable[str], options: LoadOptions) -> list[Entry]:
         """The entries of the chosen files, without those that could not be read."""
-        chosen = [key for key in keys if key in self.files]
-        options.note_left_out(sum(self.files[key].left_out for key in chosen), self.root)
-        entries = []
-        for key in chosen:
-            file = self.files[key]
-            objects = tuple(
-                Object(name, (left - self.origin, top - self.origin, right, bottom))
-                for name, (left, top, right, bottom) in file.objects
-            )
-            with skipping(options.faults):
-                image = _image(file, PurePosixPath(key).parent.parts, self.images)
-                entries.append(Entry(image, objects, str(file.path), file.size))
-        return entries
+        return self.images.entries([self.files[key] for key in keys if key in self.files], options)
 
 
-def xml_folder(root: Path) -> Path | None:
-    """Where the XML files are: the folder Annotations and what is below, or the only folder with any."""
-    holders = [folder for folder in on_disk.folders(root) if on_disk.files(folder, [".xml"])]
-    named: dict[Path, None] = {}
-    for folder in holders:
-        inside = (path for path in (folder, *folder.parents) if path.is_relative_to(root))
-        bases = [path for path in inside if path.name.lower() in ("annotations", "annotation")]
-        named |= dict.fromkeys(bases[:1])
-    if len(named or holders) > 1:
-        there = ", ".join(str(folder.relative_to(root)) for folder in named or holders)
-        raise DataError(f"{root} has XML files in {there}: keep one, or open the folder of one set")
-    return next(iter(named or holders), None)
+def xml_files(root: Path) -> list[Path]:
+    """XML files below folders called Annotations, or else all."""
+    found = on_disk.files_below(root, [".xml"])
+    folders = {path: [part.lower() for part in path.relative_to(root).parts[:-1]] for path in found}
+    return [p for p in found if {"annotations", "annotation"}.intersection(folders[p])] or found
 
 
-def read_voc(root: Path, base: Path, options: LoadOptions) -> Found:
-    """A folder in VOC's form, whose XML files are below `base`. Raises DataError naming the file and object.
+def read_voc(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
+    """A folder in VOC's form. Raises DataError naming the file and object.
 
     All files are read at once: classes, and where counting starts, must not depend on the split.
     """
-    found = on_disk.files_below(base, [".xml"])
-    paths = {path.relative_to(base).with_suffix("").as_posix(): path for path in found}
-    files: dict[str, VocFile] = {}
+    paths = {path.relative_to(root).with_suffix("").as_posix(): path for path in files}
+    read = _read_files(paths, root, options)
+    voc = VocFolder(root, from_0(read), ImageIndex(root))
+    everything = partial(voc.entries, paths)
+    used = {entry.image for entry in everything(options.silent())}
+    stems = {path.stem for path in paths.values()}  # of faulty files, too
+    options.note_unannotated([p for p in voc.images.beside(used) if p.stem not in stems], root)
+    classes = {one.name for file in read.values() for one in file.objects}
+    lists = _lists(voc.root, paths)
+    if parts := {name: partial(_by_list, voc, path, lists, paths) for name, path in lists.items()}:
+        return Found(parts | ({"all": everything} if _unlisted(lists, paths) else {}), classes)
+    splits = {key: split_of(*PurePosixPath(key).parts[:-1]) for key in paths}
+    groups = group_by_split(splits, root, options)
+    return Found({part: partial(voc.entries, keys) for part, keys in groups.items()}, classes)
+
+
+def _read_files(paths: Mapping[str, Path], root: Path, options: LoadOptions) -> dict[str, Annotation]:
+    """The files by their keys; other XML is refused beside annotations, and noted where it is alone."""
+    read, others = {}, []
     for key, path in paths.items():
         with skipping(options.faults):
-            files[key] = read_xml(path, options.difficult)
-    images: dict[str, list[Path]] = {}
-    for path in on_disk.files_below(root, IMAGE_SUFFIXES):
-        images.setdefault(path.stem, []).append(path)
-    known = {file.path.stem for file in files.values()}
-    known |= {PurePosixPath(file.filename.replace("\\", "/")).stem for file in files.values()}
-    used = {path.parent for stem in known & images.keys() for path in images[stem]}
-    others = [path for stem in images.keys() - known for path in images[stem]]
-    options.note_unannotated([path for path in others if path.parent in used], root)
-    objects = [one for file in files.values() for one in file.objects]
-    from_0 = any(low < 1 for one in objects for low in one.edges[:2])
-    voc = VocFolder(root, files, images, 0 if from_0 else 1)
-    by_folders = {split: partial(voc.entries, keys) for split, keys in _by_folders(paths).items()}
-    parts = _by_lists(voc, base, paths) or by_folders
-    return Found(parts | {"all": partial(voc.entries, paths)}, {one.name for one in objects})
-
-
-def _by_lists(voc: VocFolder, base: Path, known: Iterable[str]) -> dict[str, Callable]:
-    """The parts that have lists in ImageSets; trainval.txt is one where train and val have none."""
-    places = [top / name for top in (voc.root, base.parent) for name in ("ImageSets", "ImageSets/Main")]
-    lists = {path.stem: path for place in places if place.is_dir() for path in on_disk.files(place, [".txt"])}
-    lists = {name: lists[name] for name in ("trainval", *SPLITS) if name in lists}
-
-    def read(path: Path, options: LoadOptions) -> list[Entry]:
-        named = set().union(*map(listed, lists.values()))
-        unlisted = [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
-        if unlisted:
-            unused = f"{len(unlisted)} annotations are in no list and not used, {unlisted[0]} for one"
-            options.notes.append(f"{voc.root}: {unused}")
-        return voc.entries(read_list(path, known), options)
-
-    parts = {name: partial(read, path) for name, path in lists.items()}
-    if parts.keys() & {"train", "val"}:
-        parts.pop("trainval", None)
-    return parts
-
-
-def _by_folders(keys: Iterable[str]) -> dict[str, list[str]]:
-    """The files by split where all lie in Annotations/train or the like, or nothing."""
-    splits = {alias: split for split, aliases in SPLITS.items() for alias in aliases}
-    parts: dict[str | None, list[str]] = {}
-    for key in keys:
-        folder, _, below = key.partition("/")
-        parts.setdefault(splits.get(folder.lower()) if below else None, []).append(key)
-    return parts if None not in parts and len(parts) > 1 else {}
-
-
-def _image(file: VocFile, below: Sequence[str], images: Mapping[str, list[Path]]) -> Path:
-    """The image of an XML file: of the same name, or else the one it names (files are renamed, it is not).
-
-    Of several the first of `tests` that tells them apart decides; `below` are the XML file's folders.
-    """
-    where = str(file.path)
-    named = inner(file.filename, where).name if file.filename else ""
-    tests = (
-        lambda path: path.name == named,
-        lambda path: path.parent == file.path.parent,
-        lambda path: any(part.lower() in IMAGE_FOLDERS for part in path.parts[:-1]),
-        lambda path: not below or path.parts[-1 - len(below) : -1] == tuple(below),
+            try:
+                read[key] = read_xml(path, options.difficult)
+            except NotVoc as error:
+                others.append((path, error))
+    holders = {file.path.parent for file in read.values()}
+    strays = [path.name for path, _ in others if path.parent not in holders]
+    for path, error in others:
+        with skipping(options.faults):
+            if path.parent in holders:
+                raise error
+    options.note(
+        root, "XML files are no annotations and not read", len(strays), strays[0] if strays else None
     )
-    for stem in (file.path.stem, PurePosixPath(named).stem):
-        found = images.get(stem, [])
-        for test in tests:
-            found = [path for path in found if test(path)] or found
-        if len(found) == 1:
-            return found[0]
-        if found:
-            there = " and ".join(str(path) for path in found)
-            raise DataError(f"{where} may be for {there}: keep one, or give it in <filename>")
-    missing = f"there is no image {file.path.stem} or {named or '(no <filename>)'} in the folder"
-    raise DataError(f"{where}: {missing}: add the image or remove the annotation")
+    return read
 
 
-def read_xml(path: Path, difficult: bool = False) -> VocFile:
-    """One annotation file; DataError names what it lacks. Parts of objects are not objects."""
+def from_0(files: Mapping[str, Annotation]) -> dict[str, Annotation]:
+    """Files with their boxes as edges counted from 0: these are, if any left or top edge is below 1."""
+    if any(low < 1 for file in files.values() for one in file.objects for low in one.edges[:2]):
+        return dict(files)
+    shifted = {
+        key: [Object(name, (left - 1, top - 1, *ends)) for name, (left, top, *ends) in file.objects]
+        for key, file in files.items()
+    }
+    return {key: file._replace(objects=tuple(shifted[key])) for key, file in files.items()}
+
+
+def _lists(root: Path, known: Iterable[str]) -> dict[str, Path]:
+    """The lists in ImageSets by their parts; trainval.txt is one where train and val have none."""
+    sets = [folder for folder in on_disk.folders(root) if folder.name.lower() == "imagesets"]
+    homes = {key[: max(key.lower().rfind("annotations/"), 0)] for key in known}
+    if sets and len(homes := homes | {str(folder.parent) for folder in sets[1:]}) > 1:
+        there = " and ".join(sorted(homes))
+        raise DataError(f"{root} has lists and several sets ({there}): open the folder of one set")
+    places = [place for top in sets for place in (top, top / "Main") if place.is_dir()]
+    found = {path.stem: path for place in places for path in on_disk.files(place, [".txt"])}
+    lists = {name: found[name] for name in ("trainval", *SPLITS) if name in found}
+    if lists.keys() & {"train", "val"}:
+        lists.pop("trainval", None)
+    return lists
+
+
+def _unlisted(lists: Mapping[str, Path], known: Iterable[str]) -> list[str]:
+    """The files that no list names."""
+    named = set().union(*map(listed, lists.values()))
+    return [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
+
+
+def _by_list(
+    voc: VocFolder, path: Path, lists: Mapping[str, Path], known: Iterable[str], options: LoadOptions
+) -> list[Entry]:
+    unlisted = [PurePosixPath(key).name for key in _unlisted(lists, known)]
+    options.note(voc.root, "annotations are in no list and not used", len(unlisted), *unlisted[:1])
+    return voc.entries(read_list(path, known), options)
+
+
+def top_tag(path: Path) -> str:
+    """What an XML file is called at the top, by its first bytes."""
+    start = read_bytes(path, MAX_XML, first=4096)
+    text = start.decode("utf-16" if start[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin-1", "replace")
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    found = re.search(r"<([A-Za-z_][\w.-]*:)?([\w.-]+)", text)
+    return found[2] if found else ""
+
+
+def parse_xml(path: Path) -> Element:
+    """The top of an XML file, without namespaces, in any encoding that tools have; DataError for none."""
     data = read_bytes(path, MAX_XML)
+    said = ENCODING.match(data[:200])
+    encoding = said[1].decode().lower() if said else "utf-8-sig"
     try:
-        annotation = fromstring(data)
+        if not ENCODINGS.match(encoding):
+            raise LookupError(f"unknown encoding {encoding}")
+        text = decode(data, path, encoding)
+        top = fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text.lstrip("\ufeff")).lstrip())
     except (ParseError, ValueError, LookupError, RecursionError) as error:  # ValueError: entities
         raise DataError(f"{path} cannot be read as XML ({error}): correct or remove it") from error
+    for element in top.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    return top
+
+
+def read_xml(path: Path, difficult: bool = False) -> Annotation:
+    """One annotation file, boxes as written; DataError names what it lacks. Parts are not objects."""
+    annotation = parse_xml(path)
     if annotation.tag != "annotation":
-        raise DataError(f"{path} is <{annotation.tag}>, not <annotation>: keep other XML files elsewhere")
-    elements = annotation.findall("object")
-    marked = [(e.findtext("difficult") or "0").strip() not in ("", "0") for e in elements]
-    objects = [_object(e, f"{path}, object {number}") for number, e in enumerate(elements, start=1)]
-    kept = tuple(o for o, mark in zip(objects, marked, strict=True) if difficult or not mark)
-    filename = (annotation.findtext("filename") or "").strip()
-    size = None  # where it is missing, as often, or no number
-    with suppress(ValueError, OverflowError):
-        stated = [int(float(annotation.findtext(f"size/{s}") or "")) for s in ("width", "height")]
-        size = tuple(stated) if min(stated) > 0 else None
-    return VocFile(path, filename, size, kept, len(objects) - len(kept))
+        raise NotVoc(f"{path} is <{annotation.tag}>, not <annotation>: keep other XML files elsewhere")
+    kept, left_out, enclosed = [], 0, 0
+    for number, element in enumerate(annotation.iter("object"), start=1):
+        objects, outlined = _objects(element, f"{path}, object {number}")
+        if difficult or not is_marked(element.findtext("difficult")):
+            kept += objects
+            enclosed += outlined
+        else:
+            left_out += len(objects)
+    names = path.stem, annotation.findtext("filename") or ""
+    size = as_size(*(annotation.findtext(f"size/{side}") for side in ("width", "height")))
+    found = Annotation(path, str(path), names, tuple(kept), size)
+    return found._replace(left_out=left_out, enclosed=enclosed)
 
 
-def _object(element: Element, where: str) -> Object:
+def _objects(element: Element, where: str) -> tuple[list[Object], bool]:
+    """The boxes of an object, mostly one, and whether it is the box around an outline."""
     name = (element.findtext("name") or "").strip()
     if not name:
         raise DataError(f"{where} has no <name>: give its class")
+    where = f"{where} ({name})"
+    if not (boxes := element.findall("bndbox")):
+        for tag, outline in (("robndbox", _rotated), ("polygon", _polygon)):
+            if (drawn := element.find(tag)) is not None:
+                try:
+                    return [Object(name, outline(drawn))], True
+                except (TypeError, ValueError) as error:
+                    raise DataError(f"{where}: its <{tag}> has no numbers of pixels: correct it") from error
+    return [Object(name, _edges(box, where)) for box in boxes or [Element("bndbox")]], False
+
+
+def _edges(box: Element, where: str) -> tuple[float, float, float, float]:
     edges = []
     for side in ("xmin", "ymin", "xmax", "ymax"):
-        text = element.findtext(f"bndbox/{side}")
+        text = box.findtext(side)
         try:
             edges.append(float(text or ""))
         except ValueError as error:
-            raise DataError(f"{where} ({name}): <{side}> is {text!r}: give a number of pixels") from error
-    return Object(name, tuple(edges))
+            raise DataError(f"{where}: <{side}> is {text!r}: give a number of pixels") from error
+    return tuple(edges)
+
+
+def _rotated(box: Element) -> tuple[float, float, float, float]:
+    """The box around roLabelImg's, which is turned about its center by an angle in radians."""
+    x, y, w, h, angle = (float(box.findtext(key) or "") for key in ("cx", "cy", "w", "h", "angle"))
+    across = (w * abs(math.cos(angle)) + h * abs(math.sin(angle))) / 2
+    down = (w * abs(math.sin(angle)) + h * abs(math.cos(angle))) / 2
+    return x - across, y - down, x + across, y + down
+
+
+def _polygon(outline: Element) -> tuple[float, float, float, float]:
+    """The box around points <pt><x/><y/></pt>, or <x1/><y1/><x2/> …"""
+    xs = [float(e.text or "") for e in outline.iter() if re.fullmatch(r"x\d*", e.tag)]
+    ys = [float(e.text or "") for e in outline.iter() if re.fullmatch(r"y\d*", e.tag)]
+    return enclose(zip(xs, ys, strict=True))

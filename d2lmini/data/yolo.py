@@ -9,40 +9,50 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import yaml
 
 from d2lmini.data import files as on_disk
-from d2lmini.data.annotated import Entry, Found, LoadOptions, Object
+from d2lmini.data.entries import Entry, Found, LoadOptions, Object
 from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_text, skipping
-from d2lmini.data.splits import SPLITS
+from d2lmini.data.splits import SPLITS, split_of
 
 MAX_TEXT = 16 * 2**20  # bytes of one file
 NAMES = ("classes.txt", "obj.names", "_darknet.labels")  # where Darknet and its tools keep the names
 
 
-def yolo_names(root: Path) -> tuple[list[str], dict[str, Any]] | None:
-    """Class names, and what the YAML file says of splits; None where the folder is not in YOLO's form."""
-    for path in on_disk.files(root, [".yaml", ".yml"]):
-        try:
-            content = yaml.safe_load(read_text(path, MAX_TEXT))
-        except yaml.YAMLError as error:
-            said = " ".join(str(error).split())
-            raise DataError(f"{path} cannot be read as YAML ({said}): correct it") from error
+def yolo_names(root: Path) -> tuple[Path, list[str], dict[str, Any]] | None:
+    """The folder of the data, class names, and what the YAML file says; None if it is not YOLO's."""
+    for path in on_disk.files_below(root, [".yaml", ".yml"]):
+        content = _parse_yaml(path, strict=path.parent == root)
         if isinstance(content, dict) and (names := content.get("names")):
             if isinstance(names, dict) and {*names} == {*range(len(names))}:
                 names = [names[k] for k in range(len(names))]
             if not isinstance(names, list):
                 raise DataError(f"{path}: 'names' must be a list of class names, or number them from 0")
-            return [str(name).strip() for name in names], content
-    for path in (root / name for name in NAMES):
-        if path.is_file() and (
-            names := [line.strip() for line in read_text(path, MAX_TEXT).splitlines() if line.strip()]
-        ):
-            return names, {}
+            return path.parent, [str(name).strip() for name in names], content
+    for path in on_disk.files_below(root, [".txt", ".names", ".labels"]):
+        if path.name in NAMES and (names := [line.strip() for line in _lines(path) if line.strip()]):
+            return root, names, {}
     return None
+
+
+def _parse_yaml(path: Path, strict: bool) -> Any:
+    """A YAML file; one that is none is refused if `strict`: others may be for something else."""
+    try:
+        return yaml.safe_load(read_text(path, MAX_TEXT))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none
+        if not strict:
+            return None
+        said = " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as YAML ({said}): correct it") from error
+
+
+def _lines(path: Path) -> list[str]:
+    return read_text(path, MAX_TEXT).splitlines()
 
 
 def read_yolo(root: Path, names: Sequence[str], content: dict[str, Any]) -> Found:
@@ -50,14 +60,15 @@ def read_yolo(root: Path, names: Sequence[str], content: dict[str, Any]) -> Foun
     images = on_disk.files_below(root, IMAGE_SUFFIXES)
     parts: dict[str, list[Path]] = {}
     for split, aliases in SPLITS.items():
-        asked = [content[key] for key in (split, *aliases) if content.get(key)][:1]
+        asked = [content[key] for key in aliases if content.get(key)][:1]
         wanted = asked[0] if asked and isinstance(asked[0], list) else asked
+        wanted = wanted or [f"{name}.txt" for name in aliases if (root / f"{name}.txt").is_file()][:1]
         chosen = [path for one in wanted for path in _images_of(root, str(one), images)]
         if not chosen:
-            chosen = [path for path in images if {*_folders(path, root)} & {*aliases}]
+            chosen = [path for path in images if split_of(*path.relative_to(root).parts[:-1]) == split]
         if chosen:
-            parts[split] = chosen
-    if not parts:
+            parts[split] = list(dict.fromkeys(chosen))
+    if "val" not in parts and len({*chain(*parts.values())}) < len(images):
         parts["all"] = images
     labels = {path: _label_file(path, root) for chosen in parts.values() for path in chosen}
     if not any(labels.values()):
@@ -73,16 +84,18 @@ class Labels(NamedTuple):
     path: Path
     objects: tuple[Object, ...]
     faults: list[str]
+    enclosed: int = 0
 
 
 def _entries(
     images: Sequence[Path], known: dict[Path, Labels], root: Path, options: LoadOptions
 ) -> list[Entry]:
     entries = []
+    options.note_enclosed(sum(known[image].enclosed for image in images if image in known), root)
     for image in images:
         if image not in known:
             continue
-        path, objects, faults = known[image]
+        path, objects, faults, _ = known[image]
         if not faults:
             entries.append(Entry(image, objects, str(path), fractions=True))
         elif options.faults is None:
@@ -94,13 +107,14 @@ def _entries(
 
 
 def _read_labels(path: Path, names: Sequence[str]) -> Labels:
-    objects, faults = [], []
+    objects, faults, enclosed = [], [], 0
     with skipping(faults):
-        for number, line in enumerate(read_text(path, MAX_TEXT).splitlines(), start=1):
-            if line.strip():
+        for number, words in enumerate(map(str.split, _lines(path)), start=1):
+            if words:
                 with skipping(faults):
-                    objects.append(_object(line.split(), names, f"{path}, line {number}"))
-    return Labels(path, tuple(objects), faults)
+                    objects.append(_object(words, names, f"{path}, line {number}"))
+                    enclosed += len(words) > 5
+    return Labels(path, tuple(objects), faults, enclosed)
 
 
 def _object(words: list[str], names: Sequence[str], where: str) -> Object:
@@ -147,13 +161,6 @@ def _images_of(root: Path, said: str, images: Sequence[Path]) -> list[Path]:
         if place.is_dir():
             return [path for path in images if place in path.parents]
         if on_disk.is_file(place) and place.suffix == ".txt":
-            ends = {
-                PurePosixPath(line.strip().replace("\\", "/")).name
-                for line in read_text(place, MAX_TEXT).splitlines()
-            }
+            ends = {PurePosixPath(line.strip().replace("\\", "/")).name for line in _lines(place)}
             return [path for path in images if path.name in ends]
     return []
-
-
-def _folders(path: Path, root: Path) -> list[str]:
-    return [part.casefold() for part in path.relative_to(root).parts[:-1]]
