@@ -708,7 +708,7 @@ def test_folders_that_are_not_data_are_refused(tmp_path):
     with pytest.raises(DataError, match="no folder at"):
         open_folder(tmp_path / "missing")
     with pytest.raises(
-        DataError, match="no annotations that are known here.*6 levels.*there are no files; expected"
+        DataError, match=r"no annotations that are known here.*6 levels.*there are no files; expected"
     ):
         open_folder(tmp_path)
     with pytest.raises(DataError, match="no object in any annotation"):

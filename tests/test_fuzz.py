@@ -20,7 +20,7 @@ spec.loader.exec_module(fuzz)
 def test_damaged_inputs_are_read_or_refused_by_name(tmp_path):
     counts = fuzz.run(1000, 20_000, tmp_path)
     assert {what.split(": ", 1)[1] for what in counts} == {"read", "refused"}, counts
-    assert len(counts) == 10  # both, from every loader
+    assert len(counts) == 18  # both, from every loader
 
 
 def test_a_loader_that_gives_way_is_a_finding(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
     python tools/fuzz_loaders.py --inputs 100000
 
-Each input is a sound VOC or COCO folder, image, table, list or archive with a few bytes or values changed.
+Each input is a sound folder (VOC, COCO, YOLO, LabelMe, CVAT, CSV), image, table, list or archive with a few
+bytes or values changed.
 The loader has to give samples whose boxes and labels make sense, or raise ValueError with the name of the
 file, within seconds. What does neither is counted by place and kept (`--keep`). Same seed, same inputs.
 """
@@ -102,7 +103,7 @@ def voc() -> dict[str, bytes]:
         "<ymax>20</ymax></bndbox></object></annotation>"
     )
     files = {f"Annotations/{name}.xml": text.format(name).encode() for name in ("p0", "p1")}
-    return files | {"ImageSets/Main/train.txt": b"p0\np1\n", "ImageSets/Main/val.txt": b"p1\n"}
+    return files | {"ImageSets/Main/train.txt": b"p0\n", "ImageSets/Main/val.txt": b"p1\n"}
 
 
 def coco() -> dict[str, bytes]:
@@ -118,6 +119,45 @@ def coco() -> dict[str, bytes]:
     kinds = [{"id": 7 + i, "name": name, "supercategory": "x"} for i, name in enumerate(("cat", "dog"))]
     content = {"info": {}, "images": images, "annotations": found, "categories": kinds}
     return {"annotations/instances.json": json.dumps(content).encode()}
+
+
+def yolo() -> dict[str, bytes]:
+    """A folder in YOLO's form, divided by its YAML file."""
+    rows = {"p0": b"0 0.5 0.5 0.25 0.5\n1 0.1 0.1 0.3 0.2 0.2 0.7\n", "p1": b"1 0.4 0.4 0.2 0.2\n"}
+    names = b"train: train.txt\nval: val.txt\nnc: 2\nnames: [cat, dog]\n"
+    labels = {f"labels/{name}.txt": data for name, data in rows.items()}
+    return labels | {"data.yaml": names, "train.txt": b"images/p0.jpg\n", "val.txt": b"./images/p1.jpg\n"}
+
+
+def labelme() -> dict[str, bytes]:
+    """A folder in LabelMe's form."""
+    kinds = {
+        "rectangle": [[1, 2], [9, 8.5]],
+        "polygon": [[1, 1], [30, 2], [5, 19]],
+        "circle": [[9, 9], [12, 9]],
+    }
+    shapes = [{"label": "cat", "points": points, "shape_type": kind} for kind, points in kinds.items()]
+    size = {"imageWidth": 40, "imageHeight": 20, "imageData": None}
+    names = {f"images/p{i}.json": {"shapes": shapes, "imagePath": f"p{i}.jpg", **size} for i in range(2)}
+    return {name: json.dumps(content).encode() for name, content in names.items()}
+
+
+def cvat() -> dict[str, bytes]:
+    """A folder in CVAT's form."""
+    image = (
+        '<image id="{0}" name="x/p{0}.jpg" width="40" height="20" subset="{1}"><box label="cat" xtl="1" '
+        'ytl="2" xbr="30.5" ybr="9" rotation="{0}"/><polygon label="dog" points="1,2;9,9;5,12.5"/></image>'
+    )
+    images = "".join(image.format(i, split) for i, split in enumerate(("train", "val")))
+    text = f'<?xml version="1.0" encoding="utf-8"?>\n<annotations>{images}</annotations>'
+    return {"annotations.xml": text.encode()}
+
+
+def rows() -> dict[str, bytes]:
+    """The table of TensorFlow's tutorials."""
+    head = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+    text = "".join(f"p{i},40,20,cat,{1 + i},2,30.5,19\n" for i in (0, 0, 1))
+    return {"labels.csv": (head + text).encode()}
 
 
 def table() -> dict[str, bytes]:
@@ -247,7 +287,7 @@ def mutate(name: str, data: bytes, draw: random.Random) -> bytes:
     kind = draw.random()
     if name.endswith(".json") and kind < 0.6:
         return change_value(data, draw)
-    if name.endswith((".xml", ".csv", ".txt", ".json")) and kind < 0.8:
+    if name.endswith((".xml", ".csv", ".txt", ".json", ".yaml")) and kind < 0.8:
         return change_number(data, draw)
     if name.endswith(".zip") and kind < 0.2:  # names that lead out, in both places of a zip
         evil = draw.choice([b"../evil/", b"/tmp/../", b"..\\evil\\", b"C:\\evil\\"])
@@ -268,15 +308,15 @@ def prepare(root: Path) -> dict[str, Target]:
     bananas_still = {
         f"bananas_{s}/images/{i}.png": encoded("png") for s in ("train", "val") for i in range(2)
     }
-    for name, files in (("voc", voc() | still), ("coco", coco() | still), ("table", table() | bananas_still)):
+    folders = {make.__name__: make() | still for make in (voc, coco, yolo, labelme, cvat, rows)}
+    for name, files in (folders | {"table": table() | bananas_still}).items():
         for path, data in files.items():
             (root / name / path).parent.mkdir(parents=True, exist_ok=True)
             (root / name / path).write_bytes(data)
     for name in ("image", "archive"):
         (root / name).mkdir()
     return {
-        "voc": Target(voc() | still, load_folder),
-        "coco": Target(coco() | still, load_folder),
+        **{name: Target(files, load_folder) for name, files in folders.items()},
         "table": Target(table(), load_folder),
         "image": Target(images(), load_images),
         "archive": Target(archive(), load_archive),
@@ -286,7 +326,7 @@ def prepare(root: Path) -> dict[str, Target]:
 def attempt(name: str, target: Target, root: Path, draw: random.Random) -> tuple[str, bytes]:
     """Damage one file, load, and put the file back; returns what came of it, and the damaged file."""
     file = draw.choice(list(target.files))
-    if name in ("voc", "coco") and draw.random() < 0.5:
+    if "images/p0.jpg" in target.files and draw.random() < 0.5:
         file = next(iter(target.files))  # what is annotated, more than what is shown
     data = mutate(file, target.files[file], draw)
     path = root / name / file

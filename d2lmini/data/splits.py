@@ -189,9 +189,7 @@ def read_list(path: Path, known: Iterable[str]) -> list[str]:
             by_name.setdefault(key, []).append(name)
     found: dict[str, None] = {}
     for where, line, stem in _lines(path):
-        stated = re.sub(r"\s+-?[01]$", "", stem)  # VOC's lists of a class say whether it is in the image
-        keys = (line, stem, PurePosixPath(stem).name, stated, PurePosixPath(stated).name)
-        names = next((by_name[key] for key in keys if key in by_name), [])
+        names = next((by_name[key] for key in (line, *_keys(stem)) if key in by_name), [])
         if not names:
             raise DataError(f"{where}: there is no annotation for {line!r}: add one or remove the line")
         if len(names) > 1:
@@ -200,6 +198,18 @@ def read_list(path: Path, known: Iterable[str]) -> list[str]:
             raise DataError(f"{where}: {line!r} was named before: keep one line")
         found[names[0]] = None
     return list(found)
+
+
+def unlisted(known: Iterable[str], lists: Iterable[Path]) -> list[str]:
+    """The known names that no list may mean."""
+    named = {key for path in lists for stem in listed(path) for key in _keys(stem)}
+    return [name for name in known if named.isdisjoint((name, PurePosixPath(name).name))]
+
+
+def _keys(stem: str) -> tuple[str, ...]:
+    """What a line may mean: VOC's lists of a class say behind the name whether it is in the image."""
+    stated = re.sub(r"\s+-?[01]$", "", stem)
+    return stem, PurePosixPath(stem).name, stated, PurePosixPath(stated).name
 
 
 def listed(path: Path) -> list[str]:

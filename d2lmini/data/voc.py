@@ -20,7 +20,7 @@ from d2lmini.data import files as on_disk
 from d2lmini.data.entries import Annotation, Entry, Found, LoadOptions, Object, as_size, enclose, is_marked
 from d2lmini.data.files import DataError, decode, read_bytes, skipping
 from d2lmini.data.lookup import ImageIndex
-from d2lmini.data.splits import SPLITS, group_by_split, listed, read_list, split_of
+from d2lmini.data.splits import SPLITS, group_by_split, read_list, split_of, unlisted
 
 MAX_XML = 64 * 2**20  # bytes: 160,000 objects
 ENCODING = re.compile(rb"""^[^>]*<\?xml[^>]*encoding=["']([A-Za-z0-9._-]+)["']""")
@@ -65,7 +65,7 @@ def read_voc(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
     classes = {one.name for file in read.values() for one in file.objects}
     lists = _lists(voc.root, paths)
     if parts := {name: partial(_by_list, voc, path, lists, paths) for name, path in lists.items()}:
-        return Found(parts | ({"all": everything} if _unlisted(lists, paths) else {}), classes)
+        return Found(parts | ({"all": everything} if unlisted(paths, lists.values()) else {}), classes)
     splits = {key: split_of(*PurePosixPath(key).parts[:-1]) for key in paths}
     groups = group_by_split(splits, root, options)
     return Found({part: partial(voc.entries, keys) for part, keys in groups.items()}, classes)
@@ -118,17 +118,11 @@ def _lists(root: Path, known: Iterable[str]) -> dict[str, Path]:
     return lists
 
 
-def _unlisted(lists: Mapping[str, Path], known: Iterable[str]) -> list[str]:
-    """The files that no list names."""
-    named = set().union(*map(listed, lists.values()))
-    return [key for key in known if named.isdisjoint((key, PurePosixPath(key).name))]
-
-
 def _by_list(
     voc: VocFolder, path: Path, lists: Mapping[str, Path], known: Iterable[str], options: LoadOptions
 ) -> list[Entry]:
-    unlisted = [PurePosixPath(key).name for key in _unlisted(lists, known)]
-    options.note(voc.root, "annotations are in no list and not used", len(unlisted), *unlisted[:1])
+    rest = [PurePosixPath(key).name for key in unlisted(known, lists.values())]
+    options.note(voc.root, "annotations are in no list and not used", len(rest), *rest[:1])
     return voc.entries(read_list(path, known), options)
 
 
