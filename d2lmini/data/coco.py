@@ -49,11 +49,13 @@ def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -
             there = ", ".join(path.name for path in groups[part])
             raise DataError(f"{root} has more than one JSON file for {part} ({there}): keep one")
 
+    for path, content in contents.items():
+        index.mention(str(record.get("file_name")) for record, _ in _records(content, "images", path))
+
     def entries(paths: list[Path], options: LoadOptions) -> list[Entry]:
         read = [one for p in paths for one in _annotations(contents[p], p, splits[p], options)]
         found = index.entries(read, options)
-        if len(groups) == 1:  # else an image may be another part's
-            options.note_unannotated(index.beside({entry.image for entry in found}), root)
+        options.note_unannotated(index.beside({entry.image for entry in found}), root)
         return found
 
     return Found({part: partial(entries, paths) for part, paths in groups.items()}, classes)

@@ -18,7 +18,7 @@ FLAT = {"polyline", "points", "skeleton", "cuboid"}
 
 def read_cvat(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
     """A folder with CVAT's XML, divided by the subsets of its images. Raises DataError naming the image."""
-    found = []
+    found, mentioned = [], []
     for path in files:
         top = parse_xml(path)
         if top.find("track") is not None:
@@ -27,9 +27,10 @@ def read_cvat(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
             )
         for number, image in enumerate(top.iter("image")):
             where = f"{path}, image {number} ({image.get('name')})"
+            mentioned.append(image.get("name") or "")
             with skipping(options.faults):
                 found.append(_image(image, path, where, split_of(*path.relative_to(root).parts[:-1])))
-    return find_images(found, root, options)
+    return find_images(found, mentioned, root, options)
 
 
 def _image(image: Element, path: Path, where: str, split: str | None) -> Annotation:

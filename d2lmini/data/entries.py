@@ -119,9 +119,9 @@ def one_for_each_image(entries: Sequence[Entry], options: LoadOptions) -> list[E
                 both = " and ".join(entry.where for entry in found[:2])
                 raise DataError(f"{both} are both for {image}: keep one")
             by_image[image] = own
-    if doubled:
+    if settled := [image for image in doubled if image in by_image]:
         more = "images have more than one annotation; that of the image's own name is used"
-        options.note(doubled[0].parent, more, len(doubled), doubled[0].name)
+        options.note(settled[0].parent, more, len(settled), settled[0].name)
     order = {id(entry): i for i, entry in enumerate(entries)}
     return sorted((found[0] for found in by_image.values()), key=lambda entry: order[id(entry)])
 

@@ -1,4 +1,4 @@
-"""Folders of annotated photographs, in PASCAL VOC's form (XML), COCO's (JSON) or YOLO's, or D2L's bananas.
+"""Folders of annotated photographs, in the forms of PASCAL VOC, COCO, YOLO, LabelMe, CVAT and others.
 
 `open_folder` finds out which. A folder that is divided already (a list per split in `ImageSets`, a JSON
 file per split, or a folder per split) stays divided as it is, unless lists are given; any other is divided
@@ -89,11 +89,17 @@ def open_folder(
         if classes is not None:
             entries = choose_classes(entries, classes, root, options)
         classes = sorted(found.classes) if classes is None else classes
+        for name in sorted({*classes} & {other.lower() for other in classes if other != other.lower()}):
+            options.notes.append(f"{root}: {name} is two classes, in small letters and with capitals")
         silent = LoadOptions(difficult, [] if skip_bad else None)
         record = division.record(found, root, silent)
         data = AnnotatedImages(entries, classes, size, resize_mode, options.notes, record)
     except OSError as error:
         raise DataError(f"{root} cannot be read ({error}): check its permissions") from error
+    except DataError as error:
+        if not options.faults:
+            raise
+        raise DataError(f"{error}; what was skipped: {' | '.join(options.faults[:3])}") from error
     if options.faults is not None:
         _skip_faults(data, options.faults, f"{root}, {split}")
     return data
@@ -103,8 +109,10 @@ def read_folder(root: Path, options: LoadOptions) -> Found:
     """What is annotated in a folder, in whichever form that is. Raises DataError where there is nothing."""
     if (archive := find_archive(root)) is not None:
         return read_bananas(archive)
-    xml = xml_files(root)
+    xml, aside = xml_files(root)
     if any(top_tag(path) == "annotation" for path in xml):
+        aside += on_disk.files_below(root, [".json"])
+        options.note(root, "other XML and JSON files are not read", len(aside), *aside[:1])
         return read_voc(root, xml, options)
     contents = _read_json(root, options)
     if coco := {path: content for path, content in contents.items() if is_coco(content)}:

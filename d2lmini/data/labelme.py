@@ -36,7 +36,7 @@ def read_labelme(root: Path, contents: Mapping[Path, dict], options: LoadOptions
             size = as_size(content.get("imageWidth"), content.get("imageHeight"))
             split = split_of(*path.relative_to(root).parts[:-1])
             found.append(Annotation(path, str(path), names, objects, size, split, **counts))
-    return find_images(found, root, options)
+    return find_images(found, (path.stem for path in contents), root, options)
 
 
 def _shape(shape: Any, where: str) -> tuple[str, Object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -46,6 +46,12 @@ class ImageIndex:
         for path, parts in self.parts.items():
             for key in {parts[-1], _key(path.stem)}:
                 self.by_name.setdefault(key, []).append(path)
+        self.mentioned: set[str] = set()  # what annotations name, faulty ones too
+
+    def mention(self, names: Iterable[str]) -> None:
+        """Note that an annotation names an image, so that it is not said to have none."""
+        for parts in map(name_parts, names):
+            self.mentioned |= {parts[-1], PurePosixPath(parts[-1]).stem} if parts else set()
 
     def find(self, annotation: Annotation) -> Path:
         """The image that one of the annotation's names stands for.
@@ -109,20 +115,24 @@ class ImageIndex:
         return entries
 
     def beside(self, used: Collection[Path]) -> list[Path]:
-        """The images that are not used although they are in the folder of one that is."""
+        """The images that nothing names although they are in the folder of one that is used."""
         folders = {path.parent for path in used}
-        return [path for path in self.parts if path.parent in folders and path not in used]
+        rest = [path for path in self.parts if path.parent in folders and path not in used]
+        return [path for path in rest if self.mentioned.isdisjoint((_key(path.stem), self.parts[path][-1]))]
 
 
-def find_images(annotations: Sequence[Annotation], root: Path, options: LoadOptions) -> Found:
-    """All that is annotated in a folder, divided by the splits of the annotations."""
+def find_images(
+    annotations: Sequence[Annotation], mentioned: Iterable[str], root: Path, options: LoadOptions
+) -> Found:
+    """All that is annotated in a folder, divided by the splits of the annotations; `mentioned` are images
+    that these or faulty annotations name."""
     index, by_name = ImageIndex(root), {one.where: one for one in annotations}
+    index.mention(mentioned)
     groups = group_by_split({one.where: one.split for one in annotations}, root, options)
 
     def entries(group: list[str], options: LoadOptions) -> list[Entry]:
         found = index.entries([by_name[where] for where in group], options)
-        if len(groups) == 1:  # else an image may be another part's
-            options.note_unannotated(index.beside({entry.image for entry in found}), root)
+        options.note_unannotated(index.beside({entry.image for entry in found}), root)
         return found
 
     parts = {part: partial(entries, group) for part, group in groups.items()}

@@ -73,7 +73,12 @@ class Division:
         """The entries of a split; DataError where it has none, or a list makes no sense."""
         whole = undivided(found)
         if self.lists:
-            entries = by_lists(found.entries("all", options), split, self.lists, root)
+            every = found.entries("all", options)
+            entries = by_lists(every, split, self.lists, root)
+            if len(self.lists) == 2 and split != "all":
+                keys = [_relative(entry, root).rpartition(".")[0] for entry in every]
+                rest = unlisted(keys, self.lists.values())
+                options.note(root, "annotated images are in no list and not used", len(rest), *rest[:1])
         elif whole and split in ("train", "val"):
             entries = divide(found.entries(whole, options), split, self.seed, self.val_fraction, root)
             if whole == "train":
@@ -87,7 +92,8 @@ class Division:
             entries = [entry for entry in found.entries("all", options) if entry.image not in named]
         else:
             there = ", ".join(name for name in SPLITS if name in found.parts or (whole and name != "test"))
-            raise DataError(f"{root} has no images for {split}, but for {there}: ask for one of those")
+            remedy = "ask for one of those, or give lists of images (train_list, val_list)"
+            raise DataError(f"{root} has no images for {split}, but for {there}: {remedy}")
         if not entries:
             raise DataError(f"{root} has no image for {split}: ask for another split, or correct the list")
         return entries
@@ -149,7 +155,7 @@ def divide(entries: Sequence[Entry], split: str, seed: int, val_fraction: float,
     """The entries of train or val, at random: the same for a seed, whatever the file system's order."""
     if len(entries) < 2:
         few = f"{len(entries)} annotated image(s), too few to divide into train and val"
-        raise DataError(f"{root} has {few}: add images, or ask for the split all")
+        raise DataError(f"{root} has {few}: add images")
     ordered = sorted(entries, key=lambda entry: _relative(entry, root))
     count = min(max(round(val_fraction * len(ordered)), 1), len(ordered) - 1)
     order = np.random.default_rng(seed).permutation(len(ordered))

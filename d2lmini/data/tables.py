@@ -44,7 +44,8 @@ def read_tables(root: Path, tables: Iterable[Path], options: LoadOptions) -> Fou
                 continue
             faulty.add(key)  # whole: what is not read would be taught as background
     sound = {key: one for key, one in found.items() if key not in faulty}
-    return find_images([*from_0(sound).values()], root, options)
+    mentioned = (name for one in found.values() for name in one.names)
+    return find_images([*from_0(sound).values()], mentioned, root, options)
 
 
 def _rows(path: Path) -> list[dict]:

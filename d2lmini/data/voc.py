@@ -43,11 +43,12 @@ class VocFolder(NamedTuple):
         return self.images.entries([self.files[key] for key in keys if key in self.files], options)
 
 
-def xml_files(root: Path) -> list[Path]:
-    """XML files below folders called Annotations, or else all."""
+def xml_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """XML files below folders called Annotations, or else all; and those that are not taken."""
     found = on_disk.files_below(root, [".xml"])
     folders = {path: [part.lower() for part in path.relative_to(root).parts[:-1]] for path in found}
-    return [p for p in found if {"annotations", "annotation"}.intersection(folders[p])] or found
+    chosen = [p for p in found if {"annotations", "annotation"}.intersection(folders[p])] or found
+    return chosen, [path for path in found if path not in {*chosen}]
 
 
 def read_voc(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
@@ -60,8 +61,8 @@ def read_voc(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
     voc = VocFolder(root, from_0(read), ImageIndex(root))
     everything = partial(voc.entries, paths)
     used = {entry.image for entry in everything(options.silent())}
-    stems = {path.stem for path in paths.values()}  # of faulty files, too
-    options.note_unannotated([p for p in voc.images.beside(used) if p.stem not in stems], root)
+    voc.images.mention(path.stem for path in paths.values())
+    options.note_unannotated(voc.images.beside(used), root)
     classes = {one.name for file in read.values() for one in file.objects}
     lists = _lists(voc.root, paths)
     if parts := {name: partial(_by_list, voc, path, lists, paths) for name, path in lists.items()}:

@@ -18,6 +18,7 @@ import yaml
 from d2lmini.data import files as on_disk
 from d2lmini.data.entries import Entry, Found, LoadOptions, Object
 from d2lmini.data.files import IMAGE_SUFFIXES, DataError, read_text, skipping
+from d2lmini.data.lookup import IMAGE_FOLDERS
 from d2lmini.data.splits import SPLITS, split_of
 
 MAX_TEXT = 16 * 2**20  # bytes of one file
@@ -103,6 +104,11 @@ def _entries(
         else:
             options.faults.extend(faults)  # whole: what is not read would be taught as background
     options.note_unannotated([image for image in images if image not in known], root)
+    used = {labels.path for labels in known.values()}
+    holders = {path.parent for path in used if path.parent.name.lower() == "labels"}
+    orphans = [path for folder in sorted(holders) for path in on_disk.files(folder, [".txt"])]
+    orphans = [path.name for path in orphans if path not in used and path.name not in NAMES]
+    options.note(root, "label files have no image and are not used", len(orphans), *orphans[:1])
     return entries
 
 
@@ -140,11 +146,11 @@ def _object(words: list[str], names: Sequence[str], where: str) -> Object:
 
 
 def _label_file(image: Path, root: Path) -> Path | None:
-    """The labels of an image: in a folder labels where it is in images, or beside it."""
+    """The labels of an image: in a folder labels where it is in images, or beside or below it."""
     name = image.with_suffix(".txt")
-    places = [name]
+    places = [name, image.parent / "labels" / name.name]
     parts = image.relative_to(root).parts
-    for i in reversed([i for i, part in enumerate(parts[:-1]) if part.casefold() == "images"]):
+    for i in reversed([i for i, part in enumerate(parts[:-1]) if part.casefold() in IMAGE_FOLDERS]):
         places.insert(0, root.joinpath(*parts[:i], "labels", *parts[i + 1 : -1], name.name))
     return next((path for path in places if on_disk.is_file(path)), None)
 
