@@ -125,7 +125,7 @@ def _image_files(arguments: Sequence[str], out: Path) -> dict[str, Path]:
         if argument.is_dir():
             there = files.files_below(argument, None)
             paths = [path for path in there if path.suffix.lower() in files.IMAGE_SUFFIXES]
-            if others := Counter(path.suffix.lower() or path.name for path in there if path not in {*paths}):
+            if others := Counter(path.suffix.lower() or path.name for path in {*there} - {*paths}):
                 what = ", ".join(f"{count} {ending}" for ending, count in others.most_common(6))
                 say(f"{argument}: skipped, as they are no images: {what}")
         if not paths:

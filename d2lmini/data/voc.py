@@ -47,8 +47,8 @@ def xml_files(root: Path) -> tuple[list[Path], list[Path]]:
     """XML files below folders called Annotations, or else all; and those that are not taken."""
     found = on_disk.files_below(root, [".xml"])
     folders = {path: [part.lower() for part in path.relative_to(root).parts[:-1]] for path in found}
-    chosen = [p for p in found if {"annotations", "annotation"}.intersection(folders[p])] or found
-    return chosen, [path for path in found if path not in {*chosen}]
+    inside = [path for path in found if {"annotations", "annotation"}.intersection(folders[path])]
+    return inside or found, sorted({*found} - {*inside}) if inside else []
 
 
 def read_voc(root: Path, files: Iterable[Path], options: LoadOptions) -> Found:
