@@ -117,11 +117,11 @@ def test_outlines_of_coco_give_the_boxes_around_them(tmp_path, form):
         if form == "polygon":
             left, top, right, bottom = map(float, expected[-1])
             record["segmentation"] = [[left, top, right, top], [right, bottom, left, bottom]]
-        record["bbox"] = []
+        record["bbox"] = [] if form == "runs" else [0, 0, 0, 0]
     data = open_folder(coco(tmp_path, found), "all")
     assert boxes(data)[1:] == [[one] for one in expected]
     assert "2 objects are given by an outline alone" in data.notes[-1]
-    found["annotations"][0]["segmentation"] = {"counts": [3], "size": []}
+    found["annotations"][0] |= {"segmentation": {"counts": [3], "size": []}, "bbox": []}
     with pytest.raises(DataError, match=r"annotations\[0\]: 'bbox' is \[\]"):
         open_folder(coco(tmp_path, found), "all")
 
@@ -468,6 +468,18 @@ def test_other_formats_are_recognised_and_the_remedy_is_said(tmp_path, name, tex
         DataError, match=rf"{tmp_path / name} is in the form of {tool}, which is not read: \w+"
     ):
         read_folder(tmp_path, LoadOptions())
+
+
+def test_labels_without_names_of_classes_ask_for_them(tmp_path):
+    image(tmp_path / "images" / "a.jpg")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    with pytest.raises(DataError, match=r"a\.txt seems to be YOLO's.*: add .*data\.yaml with a line such as"):
+        open_folder(tmp_path, "all")
+    (tmp_path / "data.yaml").write_text("names: [cat]\n")
+    (tmp_path / "labels" / "b.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    notes = open_folder(tmp_path, "all").notes
+    assert any("1 label files have no image and are not used, b.txt for one" in note for note in notes)
 
 
 def test_other_json_beside_cocos_is_said(tmp_path):

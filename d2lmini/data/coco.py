@@ -50,7 +50,7 @@ def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -
             raise DataError(f"{root} has more than one JSON file for {part} ({there}): keep one")
 
     for path, content in contents.items():
-        index.mention(str(record.get("file_name")) for record, _ in _records(content, "images", path))
+        index.mention(str(_name(record)) for record, _ in _records(content, "images", path))
 
     def entries(paths: list[Path], options: LoadOptions) -> list[Entry]:
         read = [one for p in paths for one in _annotations(contents[p], p, splits[p], options)]
@@ -113,13 +113,16 @@ def _images(
             if key in images:
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
             size = as_size(record.get("width"), record.get("height"))
-            name = record.get("file_name") or record.get("coco_url")  # LVIS has no names
-            if not isinstance(name, str):
+            if not isinstance(name := _name(record), str):
                 raise DataError(f"{where}: 'file_name' is {name!r:.80}: it is missing or of the wrong kind")
             images[key] = Annotation(path, f"{path}, image {key}", (name,), (), size, split)
             continue
         faulty.add(key)
     return images, faulty
+
+
+def _name(image: dict) -> Any:
+    return image.get("file_name") or image.get("coco_url")  # LVIS has no names
 
 
 def _records(content: dict, key: str, path: Path) -> Iterator[tuple[dict, str]]:
@@ -158,7 +161,9 @@ def _object(record: dict, image: Any, classes: dict, images: dict, where: str) -
         if value not in known:
             raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
     name, size = classes[value], images[image].size
-    if record.get("bbox") in (None, []) and (outline := _outline(record.get("segmentation"), size)):
+    if record.get("bbox") in (None, [], [0, 0, 0, 0]) and (
+        outline := _outline(record.get("segmentation"), size)
+    ):
         return Object(name, outline), True
     return Object(name, _box(record, where)), False
 

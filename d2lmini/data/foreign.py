@@ -41,6 +41,9 @@ def refuse(root: Path, contents: Mapping[Path, Any]) -> str:
     for path, kind in kinds.items():
         if kind:
             return f"{path} is in the form of {kind}, which is not read: {EXPORTS[kind]}"
+    if labels := [p for p in on_disk.files_below(root, [".txt"]) if p.parent.name.lower() == "labels"]:
+        names = f"add {root / 'data.yaml'} with a line such as names: [cat, dog]"
+        return f"{labels[0]} seems to be YOLO's, but nothing gives the names of the classes: {names}"
     endings = Counter(path.suffix.lower() or path.name for path in on_disk.files_below(root, None))
     there = ", ".join(f"{count} {ending}" for ending, count in endings.most_common(6)) or "no files"
     where = f"neither in it nor {DEPTH} levels of folders below"
