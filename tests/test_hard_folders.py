@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2lmini import cli
 from d2lmini.cli import main
 from d2lmini.data.entries import LoadOptions
 from d2lmini.data.files import DataError, DataWarning
@@ -282,6 +283,19 @@ def test_capitals_tell_images_apart_where_the_disk_does(tmp_path):
     root = voc(tmp_path, {"a": xml(CAT), "A": xml(CAT)})
     if len(list((root / "JPEGImages").iterdir())) == 2:
         assert sorted(names(open_folder(root, "all"))) == ["A", "a"]
+
+
+def test_detect_looks_into_subfolders_and_says_what_it_skips(tmp_path, capsys):
+    for name in ("a.jpg", "b.ppm", "sub/a.bmp"):
+        image(tmp_path / name)
+    for name in ("c.heic", "sub/d.xml", "sub/e.xml"):
+        (tmp_path / name).write_text("x")
+    found = cli._image_files([str(tmp_path)], tmp_path / "out")
+    assert {name: path.name for name, path in found.items()} == {"a": "a.jpg", "b": "b.ppm", "a-2": "a.bmp"}
+    said = capsys.readouterr().err
+    assert "skipped, as they are no images: " in said
+    assert "2 .xml" in said
+    assert "1 .heic" in said
 
 
 # ------------------------------------------------------------------------------------------ layouts

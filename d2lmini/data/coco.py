@@ -42,7 +42,7 @@ def is_coco(content: Any) -> bool:
 def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -> Found:
     """A folder in COCO's form, its JSON files read. Classes do not depend on the split. Raises DataError."""
     classes = {name for path, content in contents.items() for name in _categories(content, path).values()}
-    splits = {path: split_of(path.stem, *path.relative_to(root).parts[:-1]) for path in contents}
+    splits = {path: split_of(*path.relative_to(root).parts[:-1], file=path.stem) for path in contents}
     groups, index = group_by_split(splits, root, options), ImageIndex(root)
     for part in groups.keys() & {*SPLITS}:
         if len(groups[part]) > 1:

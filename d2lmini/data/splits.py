@@ -22,20 +22,21 @@ SPLITS = {
     "val": ("val", "valid", "validation", "validation_set", "val_set", "dev"),
     "test": ("test", "testing", "test_set"),
 }
+NEUTRAL = {"set", "data", "images", "image", "imgs", "img", "annotations", "labels", "split", "xml", "coco"}
 MAX_LIST = 256 * 2**20  # bytes
 Item = TypeVar("Item")
 
 
-def split_of(*names: str) -> str | None:
-    """The split that names of folders or files say, the first that says one; None for none.
+def split_of(*folders: str, file: str = "") -> str | None:
+    """The split that a file's name says, or else the first folder that is called by one; None for none.
 
-    >>> split_of("instances_val2017"), split_of("Training_Set", "val"), split_of("cats")
-    ('val', 'train', None)
+    >>> split_of("Training_Set", "val"), split_of(file="instances_val2017"), split_of("crash tests")
+    ('train', 'val', None)
     """
-    for name in names:
+    for name in (file, *folders):
         words = {*"".join(c if c.isalpha() else " " for c in name.lower()).split()}
         said = [split for split, aliases in SPLITS.items() if words & {*aliases}]
-        if len(said) == 1:
+        if len(said) == 1 and (name is file or words <= {*SPLITS[said[0]]} | NEUTRAL):
             return said[0]
     return None
 

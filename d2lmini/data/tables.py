@@ -34,7 +34,7 @@ def read_tables(root: Path, tables: Iterable[Path], options: LoadOptions) -> Fou
     found: dict[str, Annotation] = {}
     faulty = set()
     for path in tables:
-        split = split_of(path.stem, *path.relative_to(root).parts[:-1])
+        split = split_of(*path.relative_to(root).parts[:-1], file=path.stem)
         for row in _rows(path):
             key, where = f"{path}, {row.get('filename')}", f"{path}, line {row['line']}"
             new = Annotation(path, key, (row.get("filename", ""),), (), _size(row), split)
