@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import warnings
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,15 @@ from d2lmini.data.annotated import AnnotatedImages
 from d2lmini.data.entries import Entry, Object
 from d2lmini.data.files import DataError
 from d2lmini.data.samples import Batch, GroundTruth, Sample
-from d2lmini.data.sources import InMemorySource, LoaderSource, as_source, faults_of, fits_in_memory
+from d2lmini.data.sources import (
+    PREFETCH_FACTOR,
+    InMemorySource,
+    LoaderSource,
+    as_source,
+    faults_of,
+    fits_in_memory,
+    read_ahead,
+)
 
 ORDER = [torch.tensor(index) for index in ([3, 1], [0, 2, 4], [1, 1])]
 
@@ -51,7 +61,7 @@ def on_disk(root: Path, count: int, bad: tuple[int, ...] = ()) -> AnnotatedImage
 def test_memory_and_disk_give_the_same_batches(workers):
     data = scenes()
     in_memory, loader = InMemorySource(load(data)), LoaderSource(data, workers)
-    for order in (ORDER, ORDER[::-1], ORDER[:1]):  # processes stay for the next epoch
+    for order in (ORDER, ORDER[::-1], ORDER[:1]):
         batches = [list(source.batches(order)) for source in (in_memory, loader)]
         for index, one, two in zip(order, *batches, strict=True):
             assert same(one, two)
@@ -114,7 +124,7 @@ def test_waiting_is_the_time_that_the_source_took(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_is_one_line_whichever_process_met_it(tmp_path, workers):
+def test_an_error_is_one_line_whichever_thread_met_it(tmp_path, workers):
     data = on_disk(tmp_path, 30, bad=(27,))
     with pytest.raises(DataError, match=r"27\.png is not an image") as caught:
         load(data, workers=workers)
@@ -133,11 +143,9 @@ def test_all_faults_are_found(tmp_path, workers):
 
 
 class Other(Synthetic):
-    """Images of which one has another size, or whose reader dies."""
+    """Images of which one has another size."""
 
     def __getitem__(self, index: int) -> Sample:
-        if index == 3 and os.environ.get("DIE"):
-            os.kill(os.getpid(), signal.SIGKILL)
         sample = super().__getitem__(index)
         return sample._replace(image=sample.image[:, 1:]) if index == 25 else sample
 
@@ -147,11 +155,34 @@ def test_images_of_two_sizes_are_refused():
         load(Other("bananas", count=26, size=64), workers=0)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_a_process_that_dies_is_reported(monkeypatch):
-    monkeypatch.setenv("DIE", "1")
-    with pytest.raises(DataError, match="want of memory: use fewer --workers"):
-        list(LoaderSource(Other("bananas", count=4, size=64), workers=1).in_order())
+def test_who_stops_early_waits_for_nothing_and_nobody():
+    """Only what was begun is read to its end, and no thread stays."""
+    read = []
+    batches = read_ahead(lambda i: read.append(i) or i, range(1000), workers=2)
+    assert next(batches) == 0
+    batches.close()
+    assert len(read) <= 2 * PREFETCH_FACTOR + 1
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+def test_reading_ahead_needs_no_shared_memory(monkeypatch):
+    """A container has 64 MB of it, or none: nothing goes through there."""
+    monkeypatch.setattr(torch.UntypedStorage, "_share_filename_cpu_", lambda *_: pytest.fail("shared"))
+    monkeypatch.setattr(torch.UntypedStorage, "_share_fd_cpu_", lambda *_: pytest.fail("shared"))
+    assert len(load(scenes(30), workers=2).images) == 30
+
+
+def test_threads_leave_the_callers_number_of_threads_alone():
+    before = torch.get_num_threads()
+    within = list(read_ahead(lambda _: torch.get_num_threads(), range(3), workers=2))
+    after = list(read_ahead(lambda _: torch.get_num_threads(), range(1), workers=0))
+    assert (within, after) == ([1] * 3, [before])
+
+
+def test_warnings_are_as_before_whatever_threads_opened(tmp_path):
+    before = list(warnings.filters)
+    list(LoaderSource(on_disk(tmp_path, 60), workers=4).in_order(1))
+    assert warnings.filters == before
 
 
 SLOW = """
@@ -171,13 +202,26 @@ print(step + 1, caught, flush=True)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal")
-def test_ctrl_c_is_for_the_main_process_alone():
-    """A terminal sends it to all of them; those that read images must go on."""
+def test_ctrl_c_is_for_the_consumer():
+    """Threads that read images go on: it decides whether to stop."""
     command = [sys.executable, "-c", SLOW]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout.readline() == "begun\n"
         os.killpg(process.pid, signal.SIGINT)
         assert process.communicate(timeout=60)[0] == "40 True\n"
+
+
+def test_cores_are_those_that_the_process_may_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert sources.usable_cores(str(tmp_path)) == 8
+    (tmp_path / "cpu").mkdir()
+    for quota, expected in (("-1", 8), ("150000", 2), ("50000", 1)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+        assert sources.usable_cores(str(tmp_path)) == expected
+    for limit, expected in (("400000 100000\n", 4), ("max 100000\n", 1), ("1600000 100000\n", 8)):
+        (tmp_path / "cpu.max").write_text(limit)  # without one of its own, the older file's
+        assert sources.usable_cores(str(tmp_path)) == expected
 
 
 # ------------------------------------------------------------------------------------------- memory

@@ -193,12 +193,12 @@ class Squares(Dataset):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeypatch, workers):
-    """Also when stopped within an epoch, and with other processes before and after."""
+    """Also when stopped within an epoch, and with other threads before and after."""
     cfg = config(augment=AugmentConfig())
     held = run(cfg)
 
-    def stream(processes: int, **options) -> train.FitResult:
-        data = (LoaderSource(Squares(*which), processes) for which in ((40,), (20, 1)))
+    def stream(threads: int, **options) -> train.FitResult:
+        data = (LoaderSource(Squares(*which), threads) for which in ((40,), (20, 1)))
         return fit(*data, CLASSES, cfg, model=small_model(), progress=False, **options)
 
     with monkeypatch.context() as patch:
@@ -210,15 +210,6 @@ def test_images_on_disk_train_as_those_in_memory_bit_for_bit(tmp_path, monkeypat
     for a, b in zip(streamed.history, held.history, strict=True):
         drop = {"seconds", "images_per_second"}
         assert {k: v for k, v in a.items() if k not in drop} == {k: v for k, v in b.items() if k not in drop}
-
-
-def test_processes_that_read_images_do_not_keep_the_folder(tmp_path):
-    """They inherit the lock, and wait for a next epoch as long as somebody holds the feed."""
-    feed = LoaderSource(Squares(8), workers=1)
-    cfg = config(epochs=1, batch_size=4)
-    fit(feed, None, CLASSES, cfg, model=small_model(), progress=False, out=tmp_path)
-    again = fit(feed, None, CLASSES, cfg, model=small_model(), progress=False, out=tmp_path, resume=True)
-    assert len(again.history) == 1
 
 
 def test_a_data_set_of_more_classes_than_named_is_refused():

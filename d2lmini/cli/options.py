@@ -50,7 +50,7 @@ t      --size PIXELS            side of the images
    a   --size PIXELS            side of the images (256, of a folder 300)
 t  a   --resize-mode NAME       how images become square
 te     --stream                 read images while they are used, even if they fit in memory
-te     --workers N              processes that read images (one a core)
+te     --workers N              threads that read images (one a core)
 folders:
 te ax  --val-fraction X         of the images are for validation, chosen at random (0.2)
 te ax  --train-list FILE        the images for training, one a line

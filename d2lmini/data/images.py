@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from d2lmini.data.files import DataError, read_bytes
 # What people have images in. Pillow knows more, some of which it hands to programs outside (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 MAX_FILE = 512 * 2**20  # bytes
+_OPENING = threading.Lock()  # how Python treats warnings is one setting for all threads
 RESIZE_MODES = ("stretch", "letterbox")
 
 
@@ -42,14 +44,11 @@ def _read(path: Path, side: int | None) -> tuple[Image.Image, int]:
     if not data:
         raise DataError(f"{path} is empty, not an image: copy it again or remove it")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns above 89 megapixels and refuses above 179; both are refused here.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if side is not None and image.format == "JPEG":
-                    times = _shrink(image, 2 * side)
-                image.load()
-                image = to_rgb(ImageOps.exif_transpose(image))
+        with _open(data) as image:
+            if side is not None and image.format == "JPEG":
+                times = _shrink(image, 2 * side)
+            image.load()
+            image = to_rgb(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path} is too large ({error}): make it smaller first") from error
     except UnidentifiedImageError as error:
@@ -60,6 +59,13 @@ def _read(path: Path, side: int | None) -> tuple[Image.Image, int]:
     if 0 in image.size:
         raise DataError(f"{path} has no pixels ({image.width} × {image.height}): remove it")
     return image, times
+
+
+def _open(data: bytes) -> Image.Image:
+    """A Pillow image that is not decoded yet. Pillow warns above 89 megapixels: that is an error here."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _shrink(image: Image.Image, least: int) -> int:

@@ -1,30 +1,32 @@
-"""Where batches come from: from memory, when the images fit there, or from processes that read ahead.
+"""Where batches come from: from memory, when the images fit there, or from threads that read ahead.
 
 Both give the same batches for the same choice of images, and measure for how long training had to wait.
+Threads do, because decoding and resizing release Python's lock: there is no process that could die, and no
+shared memory that could be too small.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from d2lmini.data.files import DataError
 from d2lmini.data.samples import Batch, GroundTruth, Sample, collate, concatenate
 
-MIN_IMAGES_FOR_WORKERS = 100  # with fewer, starting processes takes longer than it saves
-CHUNK = 25  # images that a process returns at a time when a whole data set is read
-PREFETCH_FACTOR = 4  # batches that each process reads ahead
+CHUNK = 25  # images that a thread returns at a time when a whole data set is read
+PREFETCH_FACTOR = 2  # batches that each thread reads ahead
 MEMORY_FRACTION = 0.5  # of the free memory: what images may take
 
 
@@ -86,19 +88,16 @@ class InMemorySource(BatchSource):
 
 
 class LoaderSource(BatchSource):
-    """Batches of a data set with `classes` on disk, read ahead by `workers` processes (None: one per core).
+    """Batches of a data set with `classes` on disk, read ahead by `workers` threads (None: one per core).
 
-    Raises ValueError for negative `workers`; with 0 this process reads.
+    Raises ValueError for negative `workers`; with 0 the caller's thread reads.
     """
 
     def __init__(self, dataset: Dataset[Sample], workers: int | None = None) -> None:
         if workers is not None and workers < 0:
-            raise ValueError(f"workers is {workers}: give 0 (read in this process) or more")
-        self.dataset = dataset
-        self.workers = (os.cpu_count() or 1) if workers is None else workers
+            raise ValueError(f"workers is {workers}: give 0 (nothing is read ahead) or more")
+        self.dataset, self.workers = dataset, workers
         self.top_label = len(dataset.classes) - 1  # type: ignore[attr-defined]
-        self._chosen: list[list[int]] = []
-        self._loader = _loader(dataset, self.workers, _collate, self._chosen, pin=True)
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -108,8 +107,12 @@ class LoaderSource(BatchSource):
         return tuple(self.dataset[0].image.shape[1:])
 
     def _batches(self, chosen: Sequence[Tensor]) -> Iterator[Batch]:
-        self._chosen[:] = [index.tolist() for index in chosen]  # what the loader iterates over
-        return _read(self._loader)
+        return read_ahead(self._read, (index.tolist() for index in chosen), self.workers)
+
+    def _read(self, index: Sequence[int]) -> Batch:
+        batch = collate([self.dataset[i] for i in index])
+        # from page-locked memory, copies to a GPU run beside its work
+        return Batch(*(t.pin_memory() for t in batch)) if torch.cuda.is_available() else batch
 
 
 def as_source(data: Batch | Dataset[Sample] | BatchSource) -> BatchSource:
@@ -148,6 +151,16 @@ def _container_memory(root: str = "/sys/fs/cgroup") -> int | None:
     return None
 
 
+def usable_cores(root: str = "/sys/fs/cgroup") -> int:
+    """The cores that this process may use: by its affinity and its control group (version 2, or 1)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota in ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max"
+            most, period = map(int, " ".join(Path(root, name).read_text() for name in quota).split())
+            return max(1, min(cores, math.ceil(most / period))) if most > 0 else cores
+    return cores
+
+
 def image_bytes(dataset: Dataset[Sample]) -> int:
     """The bytes of all images in memory: 3 for a pixel."""
     return 3 * dataset.size**2 * len(dataset)  # type: ignore[attr-defined, arg-type]
@@ -156,14 +169,14 @@ def image_bytes(dataset: Dataset[Sample]) -> int:
 def load(dataset: Dataset[Sample], workers: int | None = None, progress: bool = False) -> Batch:
     """A whole data set in memory as one batch: 1,000 images of 256 × 256 take 200 MB.
 
-    `workers` processes read it; None takes one per core where that pays. Raises ValueError for a data set
-    without images, and what the data set raises.
+    `workers` threads read it; None takes one per core. Raises ValueError for a data set without images, and
+    what the data set raises.
     """
     if (count := len(dataset)) == 0:  # type: ignore[arg-type]
         raise ValueError("the data set has no images: there is nothing to load")
     images, truth, done = None, [], 0
     with tqdm(total=count, desc="images", unit="", leave=False, disable=not progress) as bar:
-        for part in _read_all(dataset, workers, _collate):
+        for part in _read_all(lambda i: collate([dataset[k] for k in i]), count, workers):
             if images is None:  # in one piece: joining parts would take the memory twice
                 images = torch.empty(count, *part.images.shape[1:], dtype=part.images.dtype)
             size, first = tuple(part.images.shape[2:]), tuple(images.shape[2:])
@@ -178,72 +191,48 @@ def load(dataset: Dataset[Sample], workers: int | None = None, progress: bool = 
 
 def faults_of(dataset: Dataset[Sample], workers: int | None = None) -> dict[int, ValueError]:
     """The images that cannot be read, by index, each with its error."""
-    errors = (error for part in _read_all(dataset, workers, _errors) for error in part)
-    return {i: error for i, error in enumerate(errors) if error is not None}
+
+    def faults(chunk: Iterable[int]) -> dict[int, ValueError]:
+        found = {}
+        for i in chunk:
+            try:
+                dataset[i]
+            except ValueError as error:
+                found[i] = error
+        return found
+
+    parts = _read_all(faults, len(dataset), workers)  # type: ignore[arg-type]
+    return {i: error for part in parts for i, error in part.items()}
 
 
-def _read_all(dataset: Dataset[Sample], workers: int | None, collate_fn: Callable) -> Iterator[Any]:
-    """What `collate_fn` makes of all samples (or their errors), `CHUNK` at a time, in order."""
-    count = len(dataset)  # type: ignore[arg-type]
-    if workers is None:
-        workers = (os.cpu_count() or 1) if count >= MIN_IMAGES_FOR_WORKERS else 0
-    chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
-    return _read(_loader(dataset, workers, collate_fn, chunks))
+T, R = TypeVar("T"), TypeVar("R")
 
 
-class _CatchErrors(Dataset[Any]):
-    """Returns a data set's errors: raised in another process they would come with its traceback."""
-
-    def __init__(self, dataset: Dataset[Sample]) -> None:
-        self.dataset = dataset
-
-    def __getitem__(self, index: int) -> Sample | ValueError:
-        try:
-            return self.dataset[index]
-        except ValueError as error:
-            return error
+def _read_all(read: Callable[[range], R], count: int, workers: int | None) -> Iterator[R]:
+    """What `read` makes of `count` samples, `CHUNK` at a time, in order."""
+    return read_ahead(read, (range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)), workers)
 
 
-def _collate(samples: list[Sample | ValueError]) -> Batch | ValueError:
-    """A batch, or the first error."""
-    return next((one for one in samples if isinstance(one, ValueError)), None) or collate(samples)
+def read_ahead(read: Callable[[T], R], chosen: Iterable[T], workers: int | None = None) -> Iterator[R]:
+    """What `read` makes of each choice, in order, by `workers` threads (None: one per core) that are ahead.
 
-
-def _errors(samples: list[Sample | ValueError]) -> list[ValueError | None]:
-    """The errors alone: images need not travel between processes to be found sound."""
-    return [one if isinstance(one, ValueError) else None for one in samples]
-
-
-def _loader(
-    dataset: Dataset, workers: int, collate_fn: Callable, chosen: list, pin: bool = False
-) -> DataLoader:
-    """A loader whose processes leave Ctrl-C to this one and stay for the next epoch."""
-    more = {"prefetch_factor": PREFETCH_FACTOR, "persistent_workers": True} if workers else {}
-    return DataLoader(
-        _CatchErrors(dataset),
-        num_workers=workers,
-        collate_fn=collate_fn,
-        batch_sampler=chosen,
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),  # not the global one, from which the network's dropout draws
-        pin_memory=pin and torch.cuda.is_available(),  # copies to a GPU then run beside its work
-        **more,
-    )
-
-
-def _ignore_interrupts(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _read(loader: DataLoader) -> Iterator[Any]:
-    """What a loader gives; raises errors among it, and DataError if one of its processes was killed."""
+    An error of `read` is raised where its result was due. With 0 workers nothing is read ahead.
+    """
+    workers = usable_cores() if workers is None else workers
+    if not workers:
+        yield from map(read, chosen)
+        return
+    threads = torch.get_num_threads()
+    # a thread that decodes leaves the other cores to the others, as processes of a DataLoader do
+    pool = ThreadPoolExecutor(workers, "reader", torch.set_num_threads, (1,))
+    ahead: deque[Future[R]] = deque()
     try:
-        for part in loader:
-            if isinstance(part, ValueError):
-                raise part
-            yield part
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        ended = "a process that reads images ended, most likely for want of memory"
-        raise DataError(f"{ended}: use fewer --workers") from error
+        for choice in chosen:
+            ahead.append(pool.submit(read, choice))
+            if len(ahead) > PREFETCH_FACTOR * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # of threads that are still to come

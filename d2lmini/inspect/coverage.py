@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from d2lmini.boxes import box_iou
 from d2lmini.data.samples import GroundTruth, Sample, concatenate
-from d2lmini.data.sources import MIN_IMAGES_FOR_WORKERS, LoaderSource
+from d2lmini.data.sources import LoaderSource
 from d2lmini.matching import assign
 
 # The edges of groups of objects, and the groups' names: root of the area in pixels, and width : height.
@@ -29,8 +29,9 @@ IOU_ENTRIES = 2**18  # of an IoU matrix at a time
 def read_objects(dataset: Dataset[Sample], progress: bool = False) -> GroundTruth:
     """The boxes (N, G, 4) and labels (N, G) of a data set, whose images are read but not kept."""
     count = len(dataset)  # type: ignore[arg-type]
-    source = LoaderSource(dataset, workers=0 if count < MIN_IMAGES_FOR_WORKERS else None)
-    batches = tqdm(source.in_order(), "annotations", -(-count // 32), leave=False, disable=not progress)
+    batches = tqdm(
+        LoaderSource(dataset).in_order(), "annotations", -(-count // 32), leave=False, disable=not progress
+    )
     return concatenate([batch.ground_truth for batch in batches])
 
 
