@@ -5,6 +5,9 @@ tells every anchor what it has to learn, `model` predicts, `losses` says how wro
 improves it, `detect` turns predictions into boxes, `evaluate` scores them, `plots` draws all of it.
 """
 
+from d2lmini.engine import interrupts as interrupts  # first: for the seconds that the others take
+
+# isort: split
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anchors, suggest_anchors
 from d2lmini.boxes import Variances, box_area, box_iou, cxcywh_to_xyxy, decode, encode, xyxy_to_cxcywh
 from d2lmini.checkpoint import load_model, pretrained, save_model

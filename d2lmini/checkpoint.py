@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from d2lmini.anchors import AnchorSpec
+from d2lmini.data.output import write_bytes
 from d2lmini.mobilenet import SSDMobileNetV2, TopDownMobileNetV2
 from d2lmini.model import NORMS, TinyBackbone, TinySSD, fuse_conv_bn
 
@@ -43,22 +42,6 @@ class ModelInfo:
     notes: dict[str, Any] = field(default_factory=dict)
     resize_mode: str = "stretch"
     split: dict[str, Any] | None = None
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file so that there is always a whole one: a temporary beside it, then one rename."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, suggest_anchors
-from d2lmini.checkpoint import load_tensors, load_weights, pretrained, write_bytes
+from d2lmini.checkpoint import load_tensors, load_weights, pretrained
 from d2lmini.data.augment import AugmentConfig
+from d2lmini.data.output import write_bytes
 from d2lmini.data.samples import Batch, GroundTruth
 from d2lmini.data.sources import BatchSource, as_source
 from d2lmini.engine import devices

@@ -40,6 +40,7 @@ def test_every_public_module_is_in_the_reference():
     assert modules - inner - drawn - {
         "d2lmini",
         "d2lmini.cli",
+        "d2lmini.cli.console",
         "d2lmini.cli.options",
         "d2lmini.cli.shared",
         "d2lmini.cli.training",

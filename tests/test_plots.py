@@ -724,7 +724,7 @@ def test_a_failure_half_way_keeps_the_old_file_and_leaves_nothing_else(tmp_path,
         monkeypatch.setattr("os.fdopen", opened)
     else:
         monkeypatch.setattr(f"os.{step}", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="disk full"):
         plots.save(Image.new("RGB", (4, 4)), path)
     monkeypatch.undo()
     assert path.read_bytes() == b"old"

@@ -7,7 +7,7 @@ Results go to standard output and files, progress to standard error. Exit codes:
 from __future__ import annotations
 
 import itertools
-import sys
+import re
 import warnings
 from argparse import Namespace
 from collections import Counter
@@ -20,12 +20,14 @@ from PIL import Image
 
 from d2lmini import checkpoint, errors, inspect, plots, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
+from d2lmini.cli.console import any_terminal, complain, say, tell
 from d2lmini.cli.options import make_parser
-from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, say, sources_of, write_json
+from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, sources_of, write_json
 from d2lmini.cli.training import run_train
-from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, convert, entries, files, images
+from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, convert, entries, files, images, sources
+from d2lmini.data.output import check_file, results_folder
 from d2lmini.detect import DetectConfig, Detections, detect
-from d2lmini.engine import devices, distributed, state
+from d2lmini.engine import devices, distributed, interrupts, state
 from d2lmini.engine.validation import predict_batched, validate
 from d2lmini.interop import export
 from d2lmini.mobilenet import TopDownMobileNetV2
@@ -34,11 +36,19 @@ from d2lmini.model import TinyBackbone, TinySSD, map_shapes
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    options = make_parser(COMMANDS).parse_args(arguments)
+    interrupts.as_usual()
+    with any_terminal():
+        return _run(make_parser(COMMANDS).parse_args(arguments))
+
+
+def _run(options: Namespace) -> int:
     try:
+        torch.set_num_threads(min(torch.get_num_threads(), sources.usable_cores()))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", files.DataWarning)  # `_open` says it, and all of it
+            warnings.simplefilter("ignore", files.DataWarning)  # `open_sets` says it, and all of it
             options.run(options)
+        return 0
+    except BrokenPipeError:  # of a progress bar: nobody looks any more
         return 0
     except distributed.RefusedByMain:  # the main process says it
         return 2
@@ -46,20 +56,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"d2lmini: {error}")
         return 130 if isinstance(error, state.Interrupted) else 1
     except (ValueError, OSError, distributed.RankLost, KeyboardInterrupt) as error:  # of this one
-        print(f"d2lmini: {' '.join(str(error).split()) or 'stopped'}", file=sys.stderr)
+        complain(f"d2lmini: {str(error) or 'stopped'}")
         return {distributed.RankLost: 1, KeyboardInterrupt: 130}.get(type(error), 2)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|n't allocate memory", str(error)):
+            raise
+        remedy = "a smaller --batch-size or --size, fewer --workers, or --stream"
+        complain(f"d2lmini: the memory is not enough: try {remedy}")
+        return 2
 
 
 def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
     model, info = _load_model(options.model, devices.pick_device(options.device))
+    if options.json:
+        check_file(options.json)
     (source,) = sources_of(options, _open_as_trained(options, model, info))
     thresholds = {"match_iou_threshold": options.match_iou, **chosen(DetectConfig, options)}
     result = validate(model, source, info.classes, precision=options.precision, **thresholds)
     truth = source.ground_truth()
     breakdown = errors.error_breakdown(result.detections, *truth, score_threshold=options.score)
-    print(report(result))
-    print(f"at scores ≥ {options.score:g}: {', '.join(f'{k} {n}' for k, n in breakdown.as_dict().items())}")
+    tell(report(result))
+    tell(f"at scores ≥ {options.score:g}: {', '.join(f'{k} {n}' for k, n in breakdown.as_dict().items())}")
     if options.json:
         parts = {"metrics": result.metrics, "anchors": result.anchors, "errors": breakdown}
         record = {"model": options.model, "data": options.data, "machine": devices.describe()}
@@ -96,8 +114,7 @@ def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelI
 def run_detect(options: Namespace) -> None:
     """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
     model, info = _load_model(options.model, devices.pick_device(options.device))
-    model, out = export.inference_model(model), Path(options.out)
-    files.mark_as_results(out)
+    model, out = export.inference_model(model), results_folder(options.out)
     faults: list[str] | None = [] if options.skip_bad else None
     for name, path in _image_files(options.images, out).items():
         with files.skipping(faults):
@@ -108,7 +125,7 @@ def run_detect(options: Namespace) -> None:
             record = {"image": str(path), "width": image.width, "height": image.height, "detections": rows}
             write_json(out / f"{name}.json", record)
             what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
-            print(f"{path}: {what or 'nothing found'} → {out / name}.png")
+            tell(f"{path}: {what or 'nothing found'} → {out / name}.png")
     for fault in faults or ():
         say(f"skipped: {fault}")
 
@@ -168,11 +185,12 @@ def run_data(options: Namespace) -> None:
     if options.size is None:
         options.size = transfer.recipe("", "everyday" if is_folder(options) else None).image_size
     shape = {"size": options.size, "resize_mode": options.resize_mode}
+    check_file(options.out)
     (dataset,) = open_sets(options, {options.split: options.count}, **shape)
     samples = save_sheet(dataset, options.count, options.out)
     labels = collate(samples).labels
     objects = ", ".join(f"{name} {int((labels == i).sum())}" for i, name in enumerate(dataset.classes))
-    print(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
+    tell(f"{len(samples)} of {len(dataset)} images ({options.split}) → {options.out}; objects: {objects}")
     if options.anchors:
         _report_anchors(options, dataset)
 
@@ -201,21 +219,22 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
     }
     taken = "suggested" if is_folder(options) else "the recipe's"
     names = [str(entry.image) for entry in getattr(dataset, "entries", ())]
-    print(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
+    tell(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
     for name, fit in reports.items():
-        print(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
+        tell(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
     out = Path(options.out).with_stem(f"{Path(options.out).stem}-anchors")
     plots.save(plots.plot_coverage(reports[taken], specs[taken]), out)
-    print(f"suggested: {suggested}\nimage: {out}")
+    tell(f"suggested: {suggested}\nimage: {out}")
 
 
 def run_export(options: Namespace) -> None:
     """Write a checkpoint as files for use elsewhere: Python, web pages, ONNX."""
     model, info = _load_model(options.model)
     path, written = Path(options.model), {}
+    for file in filter(None, (options.page, options.onnx)):
+        check_file(file)
     if options.out or not (options.page or options.onnx):
-        folder = Path(options.out or "export")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = results_folder(options.out or "export")
         name = path.resolve().parent.name if path.name in (state.BEST, state.LAST) else path.stem
         export.save_inference(folder / f"{name}.safetensors", model, info)
         written[folder / f"{name}.safetensors"] = "for Python"
@@ -234,7 +253,7 @@ def run_export(options: Namespace) -> None:
         export.save_onnx(options.onnx, model, info)
         written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
     for path, what in written.items():
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
+        tell(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
 
 
 def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD, checkpoint.ModelInfo]:

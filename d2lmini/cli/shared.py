@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 
 import torch
 
-from d2lmini import checkpoint, plots, transfer
+from d2lmini import plots, transfer
+from d2lmini.cli.console import say
 from d2lmini.data import open_data, sources
-from d2lmini.engine import distributed
+from d2lmini.data.output import write_bytes
 from d2lmini.engine.validation import Validation
 
 SHOWN, CONFIDENT = 40, 0.4  # images on a contact sheet, and the least score of a detection there
@@ -74,10 +74,4 @@ def report(result: Validation) -> str:
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Keep a record, atomically."""
-    checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
-
-
-def say(text: str) -> None:
-    """A line on standard error, from the first process only."""
-    if distributed.is_main_process():
-        print(" ".join(text.split()), file=sys.stderr, flush=True)
+    write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from d2lmini import checkpoint, inspect, plots, train, transfer
+from d2lmini.cli.console import say, tell
 from d2lmini.cli.shared import (
     CONFIDENT,
     SHOWN,
@@ -18,10 +19,10 @@ from d2lmini.cli.shared import (
     open_sets,
     report,
     save_sheet,
-    say,
     sources_of,
 )
-from d2lmini.data import files, sources
+from d2lmini.data import sources
+from d2lmini.data.output import results_folder
 from d2lmini.engine import devices, distributed, state
 from d2lmini.engine.validation import validate
 from d2lmini.interop import timm
@@ -44,9 +45,11 @@ def run_train(options: Namespace) -> None:
     config = replace(recipe.config, **chosen(TrainConfig, options), loss=loss)
     counts = {"train": options.count or recipe.count, "val": options.validation_count}
     size = options.size or recipe.image_size
+    begun = not distributed.is_main_process() or (out / state.LAST).exists()
+    if not begun:
+        results_folder(out)
     training, validation = open_sets(options, counts, size=size, resize_mode=config.resize_mode)
-    if distributed.is_main_process() and not (out / state.LAST).exists():
-        files.mark_as_results(out)
+    if not begun:
         save_sheet(training, SHOWN, out / "data.png")
         say(f"are the boxes right? {out / 'data.png'}")
     source, held_out = sources_of(options, training, validation)
@@ -68,8 +71,8 @@ def run_train(options: Namespace) -> None:
         say(f"data loading: {source.loading_fraction:.1%} of the time")
         plots.save(plots.plot_history(result.history), out / "curves.png")
         _report_best(held_out, config, device, out)
-        print(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
-        print(f"images: {out / 'data.png'}, {out / 'curves.png'}, {out / 'detections.png'}")
+        tell(f"best model (epoch {result.best_epoch}): {out / state.BEST}")
+        tell(f"images: {out / 'data.png'}, {out / 'curves.png'}, {out / 'detections.png'}")
 
 
 def _start(options: Namespace) -> str | None:
@@ -104,7 +107,7 @@ def _train_photographs(
         run |= {"out": out / "learning-curve.json", "views": options.views}
         curve = inspect.learning_curve(source, held_out, classes, config, **run)
         plots.save(plots.plot_learning_curve(curve), out / "learning-curve.png")
-        print(f"{curve.text()}\nimage: {out / 'learning-curve.png'}")
+        tell(f"{curve.text()}\nimage: {out / 'learning-curve.png'}")
         return
     results = transfer.fit_photographs(source, held_out, classes, config, **stages, **run)
     for stage, result in results.items():
@@ -117,9 +120,9 @@ def _train_photographs(
     if 0 <= aps[0] < FAR * aps[-1]:
         say("the frozen backbone alone does not tell these objects apart: fine-tuning is needed")
     _report_best(held_out, config, device, out)
-    print(f"best model ({transfer.best_stage(results)}): {out / state.BEST}")
+    tell(f"best model ({transfer.best_stage(results)}): {out / state.BEST}")
     drawn = ("data", *(f"curves-{stage}" for stage in results), "detections")
-    print(f"images: {', '.join(str(out / f'{name}.png') for name in drawn)}")
+    tell(f"images: {', '.join(str(out / f'{name}.png') for name in drawn)}")
 
 
 def _configure(
@@ -156,4 +159,4 @@ def _report_best(source: sources.BatchSource, config: TrainConfig, device: torch
     samples = [first.sample(i) for i in range(len(first.images))]
     found = [one.at_least(CONFIDENT) for one in result.detections[:SHOWN]]
     plots.save(plots.contact_sheet(samples, info.classes, detections=found), out / "detections.png")
-    print(report(result))
+    tell(report(result))

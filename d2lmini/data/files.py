@@ -127,14 +127,6 @@ def files_below(root: Path, suffixes: Sequence[str] | None) -> list[Path]:
     return [path for folder in folders(root) for path in files(folder, suffixes)]
 
 
-def mark_as_results(folder: Path) -> None:
-    """Make a folder for results, if it is not there, and mark it, so that it is never taken for data."""
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    if new:
-        (folder / OURS).touch()
-
-
 def same_bytes(path: Path, other: Path) -> bool:
     """Whether two files have the same content; False where one may not be read."""
     with suppress(OSError):

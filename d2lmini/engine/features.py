@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 from d2lmini.anchors import suggest_anchors
 from d2lmini.checkpoint import pretrained
 from d2lmini.data.augment import AugmentConfig, augment_batch
+from d2lmini.data.output import writing
 from d2lmini.data.samples import Batch, GroundTruth, concatenate
 from d2lmini.data.sources import MEMORY_FRACTION, BatchSource, InMemorySource, free_memory
 from d2lmini.engine import devices
@@ -110,7 +112,11 @@ def keep_features(
         kept = torch.empty(rows, length, dtype=torch.float16)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".features.") as file:
+        with writing(folder), tempfile.NamedTemporaryFile(dir=folder, prefix=".features.") as file:
+            if hasattr(
+                os, "posix_fallocate"
+            ):  # a full disk is told here, where otherwise a write would end us
+                os.posix_fallocate(file.fileno(), 0, 2 * rows * length)
             options = {"shared": True, "size": rows * length, "dtype": torch.float16}
             kept = torch.from_file(file.name, **options).view(rows, length)
     truth, done = [], 0

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from d2lmini import checkpoint
+from d2lmini.data.output import write_bytes, writing
 from d2lmini.data.sources import BatchSource, InMemorySource
 from d2lmini.engine import devices
 from d2lmini.engine.distributed import Ranks, handle_signal
@@ -139,7 +140,7 @@ class TrainState:
             checkpoint.save_model(out / BEST, self.model, self._described())
         self.save(out)
         text = json.dumps({"config": self.config, "epochs": self.history}, indent=1)
-        checkpoint.write_bytes(out / HISTORY, text.encode())
+        write_bytes(out / HISTORY, text.encode())
 
     def _described(self) -> checkpoint.ModelInfo:
         """What a checkpoint says about itself: options, score, machine."""
@@ -282,14 +283,13 @@ def run_lock(out: Path | None, ranks: Ranks) -> Iterator[None]:
 
     def acquire() -> None:
         try:
-            out.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
+            with writing(out):
+                out.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
         except filelock.Timeout as error:
             raise ValueError(
                 f"another run is writing to {out}: wait for it, or choose another folder"
             ) from error
-        except OSError as error:
-            raise ValueError(f"cannot write to the folder {out}: {error.strerror}") from error
 
     ranks.broadcast_object(acquire)
     try:

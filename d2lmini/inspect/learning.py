@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from d2lmini.checkpoint import write_bytes
+from d2lmini.data.output import write_bytes
 from d2lmini.data.samples import GroundTruth
 from d2lmini.data.sources import as_source
 from d2lmini.engine import devices

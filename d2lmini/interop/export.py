@@ -25,8 +25,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from d2lmini import boxes, live
-from d2lmini.checkpoint import ModelInfo, describe_model, save_tensors, write_bytes
+from d2lmini.checkpoint import ModelInfo, describe_model, save_tensors
 from d2lmini.data import Sample
+from d2lmini.data.output import write_bytes
 from d2lmini.detect import foreground_scores
 from d2lmini.interop.plan import (
     BITS,

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from d2lmini.checkpoint import write_bytes
 from d2lmini.data.images import to_rgb
+from d2lmini.data.output import write_bytes
 from d2lmini.detect import Detections
 from d2lmini.plots.boxes import Boxes, box_rows
 from d2lmini.plots.style import RIM, ImageLike, png, text_color, to_pixels
@@ -104,7 +104,4 @@ def save(drawing: Figure | Image.Image, path: str | Path) -> None:
     image = Image.open(io.BytesIO(png(drawing))) if isinstance(drawing, Figure) else drawing
     buffer = io.BytesIO()
     (to_rgb(image) if kind == "JPEG" else image).save(buffer, kind, quality=92)
-    try:
-        write_bytes(path, buffer.getvalue())
-    except PermissionError as error:
-        raise ValueError(f"cannot write to {path} ({error}): choose another folder") from error
+    write_bytes(path, buffer.getvalue())
