@@ -282,14 +282,14 @@ def run_lock(out: Path | None, ranks: Ranks) -> Iterator[None]:
     lock = filelock.FileLock(out / LOCK, blocking=False)
 
     def acquire() -> None:
-        try:
-            with writing(out):
-                out.mkdir(parents=True, exist_ok=True)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
                 lock.acquire()
-        except filelock.Timeout as error:
-            raise ValueError(
-                f"another run is writing to {out}: wait for it, or choose another folder"
-            ) from error
+            except filelock.Timeout as error:
+                raise ValueError(
+                    f"another run is writing to {out}: wait for it, or choose another folder"
+                ) from error
 
     ranks.broadcast_object(acquire)
     try:
