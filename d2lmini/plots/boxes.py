@@ -20,6 +20,7 @@ from PIL import Image
 from d2lmini.data.samples import Sample
 from d2lmini.detect import Detections
 from d2lmini.plots import style
+from d2lmini.plots.fonts import drawable, fit_font
 from d2lmini.plots.style import Drawing, ImageLike, Values, class_color, to_array, to_pixels
 from d2lmini.plots.tags import RIM_WIDTH, Row, add_tags
 
@@ -74,10 +75,10 @@ def box_rows(
 
 
 def class_name(label: int, classes: Names) -> str:
-    """The name of a class, on one line. Raises ValueError for a label without a name."""
+    """The name of a class as it can be drawn. Raises ValueError for a label without a name."""
     if label >= len(classes):
         raise ValueError(f"label {label} has no name, there are {len(classes)} classes: pass all their names")
-    return " ".join(str(classes[label]).split())
+    return drawable(str(classes[label]))
 
 
 def draw_rows(ax: Axes, rows: Sequence[Row], frame: Frame) -> None:
@@ -207,14 +208,16 @@ def _sheet(
         return figure, figure.add_axes((0, 0, 1, 1))
     rim = [withStroke(linewidth=3, foreground=style.RIM)]
     look = {"linewidth": 2, "dash_capstyle": "projecting", "path_effects": rim}
-    lines = [Line2D([], [], label=name, color=color, ls=dash, **look) for name, color, dash in entries]
+    lines = [Line2D([], [], color=color, ls=dash, **look) for _, color, dash in entries]
     wide, longest = max(width, 300), max(len(name) for name, *_ in entries)
     columns = min(len(lines), max(1, (wide - 20) // (11 * longest + 75)))  # pixels of an entry, roughly
     foot = 30 * math.ceil(len(lines) / columns) + 14
     total = height + foot
     figure = style.new_figure(wide, total)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 7 / total), "borderpad": 0, "borderaxespad": 0}
-    legend = figure.legend(handles=lines, ncols=columns, fontsize=8, **place, **style.LEGEND)
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    empty = [" "] * len(lines)  # a name that begins with _ would be left out
+    legend = figure.legend(lines, empty, ncols=columns, fontsize=8, **place, **style.LEGEND)
+    for text, (name, *_) in zip(legend.get_texts(), entries, strict=True):
+        text.set(text=name, parse_math=False)
+        fit_font(text)
     return figure, figure.add_axes(((wide - width) / 2 / wide, foot / total, width / wide, height / total))

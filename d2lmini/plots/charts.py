@@ -15,6 +15,7 @@ from d2lmini.anchors import AnchorSpec
 from d2lmini.inspect.coverage import AnchorReport
 from d2lmini.inspect.learning import LearningCurve
 from d2lmini.plots import style
+from d2lmini.plots.fonts import drawable, fit_font
 from d2lmini.plots.style import CURVES, INK, LEGEND, Drawing, Values, style_axes, to_array
 
 
@@ -80,12 +81,13 @@ def plot_precision_recall(
     best = np.maximum.accumulate(y[::-1])[::-1]
     if len(x):  # before the first point the best of all holds, after the last nothing
         x, best = np.concatenate([[0.0], x, x[-1:]]), np.concatenate([best[:1], best, [0.0]])
-    name = "  ".join(word for word in (label, "" if ap is None else f"AP {ap:.3f}") if word)
+    name = "  ".join(word for word in (drawable(label), "" if ap is None else f"AP {ap:.3f}") if word)
     look = {"drawstyle": "steps-pre", "linewidth": 1.8, "linestyle": "-", "clip_on": False}
     ax.plot(x, best, color=color, label=name or "_", **look)
     if name:
         for text in ax.legend(loc="lower left", fontsize=9, **LEGEND).get_texts():
             text.set_parse_math(False)
+            fit_font(text)
     return ax.figure
 
 

@@ -17,12 +17,17 @@ from d2lmini.data.images import to_rgb
 from d2lmini.data.output import write_bytes
 from d2lmini.detect import Detections
 from d2lmini.plots.boxes import Boxes, box_rows
+from d2lmini.plots.fonts import font_file
 from d2lmini.plots.style import RIM, ImageLike, png, text_color, to_pixels
 from d2lmini.plots.tags import TAG_PAD, Row, place_tag
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 LEAST_TYPE = 9  # pixels: smaller type cannot be read
-_font = cache(ImageFont.load_default)
+
+
+@cache
+def _font(size: int, path: str | None) -> Any:
+    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
 def annotate(image: ImageLike, detections: Detections, classes: Sequence[str]) -> Image.Image:
@@ -78,8 +83,9 @@ def _draw_tags(draw: ImageDraw.ImageDraw, rows: Sequence[Row], points: int, rim:
 
 def _fit(text: str, points: int, size: tuple[int, int]) -> tuple[Any, int, tuple[int, int]] | None:
     """The largest type in which a tag fits an image, its padding, and the tag's width and height."""
+    path = None if text.isascii() else font_file(text)
     for type_size in range(points, LEAST_TYPE - 1, -1):
-        font = _font(type_size)
+        font = _font(type_size, path)
         pad = max(1, round(TAG_PAD * type_size))
         width, height = math.ceil(font.getlength(text)) + 2 * pad, sum(font.getmetrics()) + pad
         if width <= 0.6 * size[0] and height <= 0.25 * size[1]:

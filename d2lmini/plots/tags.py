@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
+from d2lmini.plots.fonts import fit_font
 from d2lmini.plots.style import text_color
 
 RIM_WIDTH = 1.0  # how much wider the dark line under a line is, in points
@@ -57,6 +58,7 @@ def add_tags(ax: Axes, rows: Sequence[Row]) -> None:
     for i, row in reversed([*enumerate(rows)]):  # the last lies on top and chooses its place first
         back = {"boxstyle": f"square,pad={TAG_PAD}", "facecolor": row.color, "linewidth": 0}
         text = Text(0, 0, row.text, color=text_color(row.color), bbox=back, zorder=5 + i / len(rows), **look)
+        fit_font(text)
         ax.add_artist(text)
         for points in np.arange(MOST_POINTS, LEAST_POINTS - 0.1, -0.5):  # as large a type as the width allows
             text.set_fontsize(points)
