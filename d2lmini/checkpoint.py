@@ -65,17 +65,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): use another copy or train again"
-        ) from error
+        raise CheckpointError(f"{path} is no whole safetensors file ({error}): use another copy") from error
     if "d2lmini" not in metadata:
         raise CheckpointError(f"{path} was not written by d2lmini: its header has no d2lmini record")
     if int(metadata["d2lmini"]) > FORMAT:
         raise CheckpointError(f"{path} comes from a newer d2lmini: update the package to read it")
     if metadata.get("sha256") != _digest(tensors, metadata["record"]):
-        raise CheckpointError(
-            f"{path} was changed after it was written (its SHA-256 differs): use another copy"
-        )
+        raise CheckpointError(f"{path} was changed after it was written (SHA-256 differs): use another copy")
     return tensors, json.loads(metadata["record"])
 
 

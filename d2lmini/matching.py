@@ -21,7 +21,7 @@ from d2lmini.boxes import VARIANCES, Variances, box_iou, encode
 
 # Entries of the IoU table (N, G, A) at a time: 8 MB suit a CPU's cache, a GPU wants large pieces.
 CPU_ENTRIES, GPU_ENTRIES = 2**21, 2**26
-BLOCK = 64
+BLOCK, MANY_OBJECTS = 64, 1000
 TINY = torch.finfo(torch.float32).tiny  # the least IoU that counts as overlap
 
 
@@ -113,7 +113,8 @@ def assign_by_iou(iou: Tensor, iou_threshold: float) -> Tensor:
     else:
         best, found = iou.max(dim=1)  # (N, A)
         assigned = F.pad(torch.where(best >= least, found, -1), (0, 1))
-    anchor, found = greedy_anchors(iou)  # (N, G): an anchor of its own for every object goes before
+    greedy = _greedy_in_order if iou.device.type == "cpu" and g > MANY_OBJECTS else greedy_anchors
+    anchor, found = greedy(iou)  # (N, G): an anchor of its own for every object goes before
     place = torch.where(found, anchor, a)  # column A takes what objects without an anchor write
     objects = torch.arange(g, device=iou.device).expand(n, g)
     return assigned.scatter_(1, place, objects)[:, :a]
@@ -138,6 +139,22 @@ def greedy_anchors(iou: Tensor) -> tuple[Tensor, Tensor]:
         lost = open_ & (taken.gather(1, anchor) > 0)
         value, anchor = _rematch(iou, taken[:, :a], lost, value, anchor)
     return anchor, found
+
+
+def _greedy_in_order(iou: Tensor) -> tuple[Tensor, Tensor]:
+    """`greedy_anchors`, pair by pair: its rounds compare all objects, which takes long for thousands."""
+    found = torch.full(iou.shape[:2], -1)
+    for table, anchor in zip(iou, found, strict=True):
+        rows, columns = table.nonzero(as_tuple=True)
+        order = columns.argsort(stable=True)  # of equals, the first anchor's first object
+        order = order[table[rows, columns][order].argsort(descending=True, stable=True)]
+        chosen, taken = {}, set()
+        for i, a in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+            if i not in chosen and a not in taken:
+                chosen[i] = a
+                taken.add(a)
+        anchor[[*chosen]] = torch.tensor([*chosen.values()], dtype=torch.int64)
+    return found.clamp(min=0), found >= 0
 
 
 def _rematch(

@@ -1,13 +1,14 @@
 """Matching against the greedy walk, one entry of the IoU table at a time, and against wrong input.
 
-Tests that are handed `place` run twice: as on a processor, and with tensors that claim to be on a
-GPU, where other instructions give the same answer without waiting for the device.
+Tests that are handed `place` run as on a processor, with few objects and many, and with tensors that
+claim to be on a GPU, where other instructions give the same answer without waiting for the device.
 """
 
 from __future__ import annotations
 
 import contextlib
 from fractions import Fraction
+from unittest import mock
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from .strategies import BAD_BOXES, FAR_BOXES, Case, grid_cases, random_boxes, ra
 
 EXACT = {"rtol": 0, "atol": 0}
 PLACES = {"cpu": contextlib.nullcontext, "elsewhere": PretendDevice}
+PLACES["cpu, as for thousands of objects"] = lambda: mock.patch.object(matching, "MANY_OBJECTS", 0)
 UNIT = (0.0, 0.0, 1.0, 1.0)
 
 

@@ -213,17 +213,17 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
     objects, recipe = inspect.read_objects(dataset, progress=True), transfer.recipe(options.data)
     suggested = suggest_anchors(objects.boxes[objects.labels >= 0], maps)
     specs = {"suggested": suggested, "D2L's (14.7)": TINY_SSD_ANCHORS, "the recipe's": recipe.config.anchors}
-    reports = {
-        name: inspect.anchor_report(make_anchors(maps, spec), *objects, image_size=options.size)
-        for name, spec in specs.items()
-    }
+    anchors = {name: make_anchors(maps, spec) for name, spec in specs.items()}
     taken = "suggested" if is_folder(options) else "the recipe's"
     names = [str(entry.image) for entry in getattr(dataset, "entries", ())]
-    tell(f"\n`train` takes these anchors: {taken}\n{reports[taken].text(dataset.classes, names)}\n")
-    for name, fit in reports.items():
-        tell(f"{name:14}{fit.anchors:7,} anchors fit {fit.recall:6.1%}, mean best IoU {fit.best.mean():.2f}")
+    report = inspect.anchor_report(anchors[taken], *objects, image_size=options.size)
+    tell(f"\n`train` takes these anchors: {taken}\n{report.text(dataset.classes, names)}\n")
+    for name, laid in anchors.items():
+        best = report.best if name == taken else inspect.best_iou(laid, report.boxes)
+        fitted = float((best >= report.iou_threshold).float().mean())
+        tell(f"{name:14}{len(laid):7,} anchors fit {fitted:6.1%}, mean best IoU {best.mean():.2f}")
     out = Path(options.out).with_stem(f"{Path(options.out).stem}-anchors")
-    plots.save(plots.plot_coverage(reports[taken], specs[taken]), out)
+    plots.save(plots.plot_coverage(report, specs[taken]), out)
     tell(f"suggested: {suggested}\nimage: {out}")
 
 

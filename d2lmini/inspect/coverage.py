@@ -149,12 +149,17 @@ def anchor_report(
     positives = _count_positives(anchors, boxes, labels, iou_threshold)  # (N, G)
     index = (labels >= 0).nonzero(as_tuple=True)  # image and column, (G,) each
     usable = torch.where(boxes[index].isfinite().all(-1, keepdim=True), boxes[index], 0)  # (G, 4)
-    parts = usable.split(max(1, IOU_ENTRIES // max(1, len(anchors))))
-    best = torch.cat([usable.new_zeros(0), *(box_iou(p, anchors).amax(1) for p in parts if len(p))])
+    best = best_iou(anchors, usable)
     pixels = (usable[:, 2:] - usable[:, :2]).clamp(min=0) * torch.tensor([width, height])
     side, ratio = pixels.prod(-1).sqrt(), pixels[:, 0] / pixels[:, 1].clamp(min=1e-9)
     objects = (boxes[index], labels[index], index[0], best, positives[index], side, ratio)
     return AnchorReport(*objects, len(labels), len(anchors), (height, width), iou_threshold)
+
+
+def best_iou(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """The largest IoU (G,) of boxes (G, 4) with any anchor (A, 4)."""
+    parts = boxes.split(max(1, IOU_ENTRIES // max(1, len(anchors))))
+    return torch.cat([boxes.new_zeros(0), *(box_iou(p, anchors).amax(1) for p in parts if len(p))])
 
 
 def _count_positives(anchors: Tensor, boxes: Tensor, labels: Tensor, iou_threshold: float) -> Tensor:

@@ -89,7 +89,7 @@ def draw_rows(ax: Axes, rows: Sequence[Row], frame: Frame) -> None:
         edge = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=row.color, linewidth=width)
         edge.set(linestyle=DASHES if row.dashed else "-", zorder=3, joinstyle="miter", capstyle="projecting")
         edge.set_path_effects([withStroke(linewidth=width + RIM_WIDTH, foreground=style.RIM)])
-        ax.add_patch(edge)
+        ax.add_artist(edge)  # `add_patch` would measure each, too: the image has the limits already
         edge.set_clip_path(window)
 
 
