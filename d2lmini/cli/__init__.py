@@ -1,7 +1,8 @@
-"""The command line: `d2lmini train | evaluate | detect | data | export`, or `python -m d2lmini …`.
+"""The command line: `d2lmini train | evaluate | detect | data | export | doctor`, or `python -m d2lmini …`.
 
-Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave up;
-2 the command, a file or the data is at fault, said in one line; 130 stopped with Ctrl-C.
+Results go to standard output and files, progress to standard error. Exit codes: 0 done; 1 training gave up,
+or `doctor` found what must be mended; 2 the command, a file or the data is at fault, said in one line;
+130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from PIL import Image
 from d2lmini import checkpoint, errors, inspect, plots, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.console import any_terminal, complain, say, tell
+from d2lmini.cli.doctor import run_doctor
 from d2lmini.cli.options import make_parser
 from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, sources_of, write_json
 from d2lmini.cli.training import run_train
@@ -46,8 +48,7 @@ def _run(options: Namespace) -> int:
         torch.set_num_threads(min(torch.get_num_threads(), sources.usable_cores()))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", files.DataWarning)  # `open_sets` says it, and all of it
-            options.run(options)
-        return 0
+            return options.run(options) or 0
     except BrokenPipeError:  # of a progress bar: nobody looks any more
         return 0
     except distributed.RefusedByMain:  # the main process says it
@@ -263,4 +264,4 @@ def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD,
 
 
 COMMANDS = {"train": run_train, "evaluate": run_evaluate, "detect": run_detect, "data": run_data}
-COMMANDS["export"] = run_export
+COMMANDS |= {"export": run_export, "doctor": run_doctor}

@@ -15,32 +15,34 @@ from d2lmini.engine.devices import PRECISIONS
 from d2lmini.losses import LossConfig
 from d2lmini.train import TrainConfig
 
-# A line for each option: the commands that have it (train, evaluate, detect, data, export), its name and
-# METAVAR (a flag has none), =default, and help. One that sets a field of a configuration has the type, the
-# choices and the default of the field; for `train` the default is that of the data's recipe.
+# A line for each option: the commands that have it (train, evaluate, detect, data, export, doctor), its name
+# and METAVAR (a flag has none), =default, and help. One that sets a field of a configuration has the type,
+# the choices and the default of the field; for `train` the default is that of the data's recipe.
 OPTIONS = """
   d    images IMAGE...          image files, or folders of them
+     o folder FOLDER            annotated images
    a   data DATA=bananas        bananas, scenes, d2l-bananas or a folder
  e  x  --model FILE=runs/bananas/best.safetensors  a checkpoint, or everyday or scenes
   d    --model FILE=everyday    a checkpoint, or everyday or scenes
 t      --out FOLDER             where checkpoints and images go (required)
   d    --out FOLDER=detections  where PNG and JSON files go
    a   --out FILE=data.png      the contact sheet
+     o --out FILE=doctor.png    a contact sheet of the boxes that look wrong
     x  --out FOLDER             inference checkpoint and weights script (export)
 t      --resume                 go on with the run in --out, if there is one
- e     --json FILE              where to write all numbers
+ e   o --json FILE              where to write all numbers
   d    --skip-bad               go on where an image cannot be read
    a   --convert FORM OUT       write a folder anew as voc, coco or yolo: OUT must be new
    a   --anchors                report which anchors fit the objects, and how well
     x  --page FILE              one HTML file that holds the detector, ready to use
     x  --onnx FILE              an ONNX file, boxes decoded, without NMS
-te     --quiet                  no progress bars
+te   o --quiet                  no progress bars
 data:
 te     --data DATA=bananas      bananas, scenes, d2l-bananas or a folder
     x  --data DATA              data whose first images --page shows
  e  x  --split NAME=val         which images
    a   --split NAME=train       which images
-te ax  --data-seed N            of generated images, or of how a folder is divided
+te axo --data-seed N            of generated images, or of how a folder is divided
 t      --count COUNT            generated training images
  e     --count COUNT            generated images (200)
     x  --count COUNT=4          images to begin a page with
@@ -48,15 +50,16 @@ t      --count COUNT            generated training images
 t      --validation-count COUNT  generated validation images (200)
 t      --size PIXELS            side of the images
    a   --size PIXELS            side of the images (256, of a folder 300)
+     o --size PIXELS            side of the images (300)
 t  a   --resize-mode NAME       how images become square
 te     --stream                 read images while they are used, even if they fit in memory
 te     --workers N              threads that read images (one a core)
 folders:
-te ax  --val-fraction X         of the images are for validation, chosen at random (0.2)
-te ax  --train-list FILE        the images for training, one a line
-te ax  --val-list FILE          the images for validation, one a line
-t  a   --classes NAME...        in the order of their labels (all, sorted)
-te ax  --difficult              keep objects marked as difficult or crowd
+te axo --val-fraction X         of the images are for validation, chosen at random (0.2)
+te axo --train-list FILE        the images for training, one a line
+te axo --val-list FILE          the images for validation, one a line
+t  a o --classes NAME...        in the order of their labels (all, sorted)
+te axo --difficult              keep objects marked as difficult or crowd
 te ax  --skip-bad               leave out what is faulty, and say so
 recipe (what is not given depends on the data):
 t      --epochs N               passes over the training images (everyday: like --finetune)
@@ -117,7 +120,7 @@ def _count(text: str) -> int:
 
 
 TYPES = {"COUNT": _count, "PIXELS": _count, "N": int, "X": float}  # where no field says; else text
-USAGE = {"train": "--out FOLDER ", "detect": "IMAGE ... ", "data": "[DATA] "}
+USAGE = {"train": "--out FOLDER ", "detect": "IMAGE ... ", "data": "[DATA] ", "doctor": "FOLDER "}
 
 
 def make_parser(commands: Mapping[str, Callable]) -> ArgumentParser:
@@ -167,5 +170,5 @@ def _add_option(group: Any, option: str, text: str, recipe: bool) -> None:
     if name.startswith("-"):
         more |= {"dest": dest, "required": text.endswith("(required)")}
     if metavar.endswith("...") or not name.startswith("-"):
-        more["nargs"] = "+" if metavar.endswith("...") else "?"
+        more["nargs"] = "+" if metavar.endswith("...") else "?" if default else None
     group.add_argument(name, help=text, **more)

@@ -24,12 +24,17 @@ def is_folder(options: Namespace) -> bool:
     return transfer.recipe(options.data) is transfer.FOLDER_RECIPE
 
 
-def open_sets(options: Namespace, counts: dict[str, int | None], **more: Any) -> list[Any]:
-    """The data that was asked for, one set for each split and its count; says what they leave out."""
+def folder_options(options: Namespace) -> dict[str, Any]:
+    """Those options of `open_folder` that were given."""
     names = ("classes", "val_fraction", "train_list", "val_list", "difficult", "skip_bad")
     given = {name: getattr(options, name, None) for name in names}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
-    given |= {"seed": options.data_seed or 0, **more}
+    return given | {"seed": options.data_seed or 0}
+
+
+def open_sets(options: Namespace, counts: dict[str, int | None], **more: Any) -> list[Any]:
+    """The data that was asked for, one set for each split and its count; says what they leave out."""
+    given = folder_options(options) | more
     datasets = [open_data(options.data, split, count=count, **given) for split, count in counts.items()]
     notes = [note for data in datasets for note in getattr(data, "notes", ())]
     notes += [f"skipped: {fault}" for data in datasets for fault in getattr(data, "skipped", ())]
