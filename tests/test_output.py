@@ -135,3 +135,30 @@ def test_ctrl_c_while_torch_is_imported_leaves_no_traceback():
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=120) == ("", "")
         assert process.returncode == 130
+
+
+# -------------------------------------------------------------------------------------- what was asked for
+
+
+@pytest.mark.parametrize("option", ["--seed", "--data-seed", "--workers", "--epochs"])
+def test_a_number_below_zero_is_refused_by_the_options_name(option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--out", "x", option, "-1"])
+    assert f"argument {option}: -1 is not a whole number from 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", ["train --data set --out run", "data set --anchors --out s.png"])
+def test_images_without_any_object_are_said_with_the_remedy(tmp_path, monkeypatch, capsys, line):
+    """One image for validation has an object, so the folder has a class."""
+    monkeypatch.chdir(tmp_path)
+    box = "".join(f"<{tag}>{v}</{tag}>" for tag, v in (("xmin", 2), ("ymin", 2), ("xmax", 9), ("ymax", 9)))
+    for split, objects in (
+        ("train", ""),
+        ("val", f"<object><name>cat</name><bndbox>{box}</bndbox></object>"),
+    ):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (40, 30), (i, i, i)).save(tmp_path / "set" / split / f"{i}.png")
+            (tmp_path / "set" / split / f"{i}.xml").write_text(f"<annotation>{objects}</annotation>")
+    assert main(line.split()) == 2
+    assert "set has no object in the 2 images asked for: annotate some" in capsys.readouterr().err

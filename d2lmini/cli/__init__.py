@@ -24,7 +24,16 @@ from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.console import any_terminal, complain, say, tell
 from d2lmini.cli.doctor import run_doctor
 from d2lmini.cli.options import make_parser
-from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, sources_of, write_json
+from d2lmini.cli.shared import (
+    chosen,
+    is_folder,
+    open_sets,
+    report,
+    require_objects,
+    save_sheet,
+    sources_of,
+    write_json,
+)
 from d2lmini.cli.training import run_train
 from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, convert, entries, files, images, sources
 from d2lmini.data.output import check_file, results_folder
@@ -209,6 +218,7 @@ def _convert(options: Namespace, form: str, out: str) -> None:
 
 def _report_anchors(options: Namespace, dataset: Any) -> None:
     """How the anchors that `train` would take fit the objects, and how others would."""
+    require_objects(dataset, options)
     backbone = TopDownMobileNetV2() if is_folder(options) else TinyBackbone()
     maps = [(h, w) for _, h, w in map_shapes(backbone, (options.size, options.size))]
     objects, recipe = inspect.read_objects(dataset, progress=True), transfer.recipe(options.data)

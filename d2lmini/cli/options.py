@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, HelpFormatter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from d2lmini import losses, train, transfer
@@ -112,14 +113,15 @@ FLAGS = {"--no-augment": ("augment", None), "--all-negatives": ("negatives", Non
 FLAGS |= {"--class-agnostic": ("class_aware", False)}  # fields, and what these options set them to
 
 
-def _count(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text} is not a whole number from 1")
+def _whole(least: int, text: str) -> int:
+    """A whole number, for argparse."""
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"{text} is not a whole number from {least}")
     return int(text)
 
 
-TYPES = {"COUNT": _count, "PIXELS": _count, "N": int, "X": float}  # where no field says; else text
+_count, _number = partial(_whole, 1), partial(_whole, 0)
+TYPES = {"COUNT": _count, "PIXELS": _count, "N": _number, "X": float}  # where no field says; else text
 USAGE = {"train": "--out FOLDER ", "detect": "IMAGE ... ", "data": "[DATA] ", "doctor": "FOLDER "}
 
 
@@ -158,7 +160,7 @@ def _add_option(group: Any, option: str, text: str, recipe: bool) -> None:
         absent = name in FLAGS or (recipe and hint)
         more = {"action": "store_const", "const": const, "default": SUPPRESS if absent else False}
     else:
-        kinds = (hint, *get_args(hint)) if hint else (TYPES.get(metavar, str),)
+        kinds = (hint, *get_args(hint)) if hint and metavar != "N" else (TYPES.get(metavar, str),)
         usual = vars(DetectConfig).get(dest, vars(TrainConfig).get(dest)) if hint else None
         words = tuple(metavar.strip(".").split())
         more = {"metavar": words if len(words) > 1 else words[0], "choices": CHOICES.get(dest)}

@@ -43,6 +43,14 @@ def open_sets(options: Namespace, counts: dict[str, int | None], **more: Any) ->
     return datasets
 
 
+def require_objects(dataset: Any, options: Namespace) -> None:
+    """Raise ValueError where no image of a folder has an object: there is nothing to learn or to fit."""
+    entries = getattr(dataset, "entries", None)  # other data have none, but objects
+    if entries is not None and not any(entry.objects for entry in entries):
+        remedy = "annotate some, choose images with --train-list, or other --classes"
+        raise ValueError(f"{options.data} has no object in the {len(entries)} images asked for: {remedy}")
+
+
 def sources_of(options: Namespace, *datasets: Any) -> list[sources.BatchSource]:
     """The data sets in memory if all fit there, otherwise as they are read."""
     sizes = [sources.image_bytes(data) for data in datasets]

@@ -18,6 +18,7 @@ from d2lmini.cli.shared import (
     is_folder,
     open_sets,
     report,
+    require_objects,
     save_sheet,
     sources_of,
 )
@@ -49,6 +50,7 @@ def run_train(options: Namespace) -> None:
     if not begun:
         results_folder(out)
     training, validation = open_sets(options, counts, size=size, resize_mode=config.resize_mode)
+    require_objects(training, options)
     if not begun:
         save_sheet(training, SHOWN, out / "data.png")
         say(f"are the boxes right? {out / 'data.png'}")
