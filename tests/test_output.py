@@ -158,7 +158,7 @@ def test_images_without_any_object_are_said_with_the_remedy(tmp_path, monkeypatc
     ):
         (tmp_path / "set" / split).mkdir(parents=True)
         for i in range(2):
-            Image.new("RGB", (40, 30), (i, i, i)).save(tmp_path / "set" / split / f"{i}.png")
+            Image.new("RGB", (40, 30), (i, i, len(split))).save(tmp_path / "set" / split / f"{i}.png")
             (tmp_path / "set" / split / f"{i}.xml").write_text(f"<annotation>{objects}</annotation>")
     assert main(line.split()) == 2
     assert "set has no object in the 2 images asked for: annotate some" in capsys.readouterr().err
