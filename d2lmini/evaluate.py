@@ -138,6 +138,45 @@ class Metrics(ClassMetrics):
         return "\n".join(lines)
 
 
+class Judged(NamedTuple):
+    """Detections and objects, compared, and what each of the M detections is at every size and IoU threshold.
+
+    `coco` (M, S, T) and `voc` (M,) are statuses; `in_range` (G, S) says which objects are of each size.
+    """
+
+    classes: list[str]
+    found: Comparison
+    in_range: np.ndarray
+    coco: np.ndarray
+    voc: np.ndarray
+
+    def of_class(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The detections of a class, best first, and the rank of each in its image."""
+        rows = np.flatnonzero(self.found.labels == k)
+        image, order = self.found.image[rows], np.argsort(-self.found.scores[rows], kind="stable")
+        rank = np.arange(len(rows)) - np.searchsorted(image, image)
+        return rows[order], rank[order]  # ties stay in the order of the images
+
+
+def judge(
+    detections: Sequence[Detections],
+    boxes: Tensor,
+    labels: Tensor,
+    *,
+    classes: int | Sequence[str],
+    image_size: int | tuple[int, int] | Tensor = 256,
+) -> Judged:
+    """Match the detections of N images with their objects; everything is as in `evaluate`."""
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
+    if isinstance(classes, str) or not names or len(set(names)) < len(names):
+        raise ValueError(f"classes must be a positive count or distinct names, got {classes!r}")
+    found = compare(detections, boxes, labels, image_size, len(names))
+    in_range = _in_ranges(found.true_boxes)  # (G, S)
+    coco = coco_match(found, COCO_IOU_THRESHOLDS, in_range)  # (M, S, T)
+    coco[(coco == FALSE_POSITIVE) & ~_in_ranges(found.boxes)[..., None]] = IGNORED
+    return Judged(names, found, in_range, coco, voc_match(found, 0.5))
+
+
 def evaluate(
     detections: Sequence[Detections],
     boxes: Tensor,
@@ -165,32 +204,19 @@ def evaluate(
     >>> round(metrics.ap, 6), metrics.ap_small
     (1.0, nan)
     """
-    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
-    if isinstance(classes, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"classes must be a positive count or distinct names, got {classes!r}")
-    found = compare(detections, boxes, labels, image_size, len(names))
-    in_range = _in_ranges(found.true_boxes)  # (N, G, S)
-    coco = np.zeros((len(found.scores), len(SIZES), len(COCO_IOU_THRESHOLDS)), np.int8)  # (M, S, T)
-    voc = np.zeros(len(found.scores), np.int8)
-    for i, rows in enumerate(found.rows_by_image()):
-        coco[rows] = coco_match(found.own_iou[rows], COCO_IOU_THRESHOLDS, in_range[i])
-        voc[rows] = voc_match(found.own_iou[rows], 0.5)
-    coco[(coco == FALSE_POSITIVE) & ~_in_ranges(found.boxes)[..., None]] = IGNORED
-
+    judged = judge(detections, boxes, labels, classes=classes, image_size=image_size)
     per_class = {}
-    for k, name in enumerate(names):
-        rows = np.flatnonzero(found.labels == k)
-        rank = np.arange(len(rows)) - np.searchsorted(found.image[rows], found.image[rows])  # in its image
-        order = np.argsort(-found.scores[rows], kind="stable")  # ties stay in the order of the images
-        rows, objects = rows[order], in_range[found.true_labels == k].sum(0)  # (S,)
-        per_class[name] = _class_metrics(found.scores[rows], rank[order], coco[rows], voc[rows], objects)
+    for k, name in enumerate(judged.classes):
+        rows, rank = judged.of_class(k)
+        objects = judged.in_range[judged.found.true_labels == k].sum(0)  # (S,)
+        scores, statuses = judged.found.scores[rows], (judged.coco[rows], judged.voc[rows])
+        per_class[name] = _class_metrics(scores, rank, *statuses, objects)
     columns = {f.name: [getattr(one, f.name) for one in per_class.values()] for f in fields(ClassMetrics)}
     total = sum(columns.pop("objects"))
     defined = {name: [v for v in column if not math.isnan(v)] for name, column in columns.items()}
     means = {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
-    return Metrics(
-        **means, objects=total, per_class=per_class, images=len(detections), detections=len(found.scores)
-    )
+    counts = {"objects": total, "images": len(detections), "detections": len(judged.voc)}
+    return Metrics(**means, **counts, per_class=per_class)
 
 
 def _class_metrics(
@@ -242,41 +268,56 @@ def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
     return Curve(scores[counted], hits / np.arange(1, len(hits) + 1), recall, objects)
 
 
-def coco_match(iou: np.ndarray, thresholds: np.ndarray, in_range: np.ndarray) -> np.ndarray:
-    """Give each detection, best first, the best object that is still free: status (D, S, T).
+def coco_match(found: Comparison, thresholds: np.ndarray, in_range: np.ndarray) -> np.ndarray:
+    """Give each detection, best first, the best object of its class that is still free: status (M, S, T).
 
-    Shapes: iou (D, G), 0 between classes, detections best first; thresholds (T,), rising; in_range (G, S),
-    which objects are of each size. An object in range goes before one that is not, then the larger IoU,
-    then the later object.
+    Shapes: thresholds (T,), rising; in_range (G, S), which objects are of each size. An object in range goes
+    before one that is not, then the larger IoU, then the later object. The first detections of all images and
+    classes choose at once, then the second ones: two of one round never want the same object.
     """
-    objects, sizes = in_range.shape
-    order = iou.argsort(1, kind="stable").argsort(1) + 1  # (D, G), 1 to G, no two alike
-    wish = (order[..., None] + objects * in_range)[..., None]  # (D, G, S, 1), above G in range
-    fits = (iou[..., None] >= thresholds)[:, :, None]  # (D, G, 1, T)
-    free = np.ones((objects, sizes, len(thresholds)), bool)
-    best = np.zeros((len(iou), sizes, len(thresholds)), int)
-    for d in np.flatnonzero(iou.max(1) >= thresholds[0]):
-        choice = wish[d] * (fits[d] & free)  # (G, S, T), 0 where the object is taken or fits too little
-        best[d] = choice.max(0)
-        free &= (choice < best[d]) | (best[d] == 0)
-    return np.where(best > objects, TRUE_POSITIVE, np.where(best > 0, IGNORED, FALSE_POSITIVE))
+    pairs = np.flatnonzero(found.own & (found.iou >= thresholds[0]))
+    pairs = pairs[np.lexsort((found.iou[pairs], found.pair[pairs, 0]))]  # stable: later objects last
+    (detection, thing), most = found.pair[pairs].T, len(pairs)
+    wish = np.arange(1, most + 1)[:, None] + most * in_range[thing]  # (P, S), above P in range
+    fits = found.iou[pairs, None, None] >= thresholds  # (P, 1, T)
+    turn = _turns(found, detection)  # (P,)
+    free = np.ones((*in_range.shape, len(thresholds)), bool)
+    status = np.full((len(found.scores), *free.shape[1:]), FALSE_POSITIVE, np.int8)
+    by_turn = np.argsort(turn, kind="stable")
+    for p in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1) if most else ():
+        choice = wish[p, :, None] * (fits[p] & free[thing[p]])  # (p, S, T), 0 where taken or fits too little
+        starts = np.flatnonzero(np.diff(detection[p], prepend=-1))
+        best = np.maximum.reduceat(choice, starts)  # (D, S, T)
+        status[detection[p][starts]] = np.where(best > most, TRUE_POSITIVE, np.where(best, IGNORED, 0))
+        free[thing[p]] &= (choice < np.repeat(best, np.diff(starts, append=len(p)), 0)) | (choice == 0)
+    return status
+
+
+def _turns(found: Comparison, detection: np.ndarray) -> np.ndarray:
+    """Of each entry (P,), by detection, how many others of its image and class chose before its detection."""
+    rows, back = np.unique(detection, return_inverse=True)
+    order = np.lexsort((found.labels[rows], found.image[rows]))
+    group = np.stack([found.image[rows], found.labels[rows]], 1)[order]
+    start = np.flatnonzero((np.diff(group, axis=0, prepend=-1) != 0).any(1))
+    turn = np.empty(len(rows), int)
+    turn[order] = np.arange(len(rows)) - np.repeat(start, np.diff(np.append(start, len(rows))))
+    return turn[back]
 
 
 def match_all(found: Comparison, iou_threshold: float) -> np.ndarray:
     """Status (M,) of all detections at one IoU threshold, by COCO's matching."""
-    status, every = np.zeros(len(found.scores), np.int8), np.ones((found.iou.shape[1], 1), bool)
-    for rows in found.rows_by_image():
-        status[rows] = coco_match(found.own_iou[rows], np.array([iou_threshold]), every)[:, 0, 0]
-    return status
+    every = np.ones((len(found.true_labels), 1), bool)
+    return coco_match(found, np.array([iou_threshold]), every)[:, 0, 0]
 
 
-def voc_match(iou: np.ndarray, threshold: float) -> np.ndarray:
-    """Status (D,) where each detection, best first, looks at its best object only: wrong if that is taken.
-    iou (D, G) is 0 between classes."""
-    status = np.full(len(iou), FALSE_POSITIVE)
-    claims = np.flatnonzero(iou.max(1) >= threshold)
-    _, first = np.unique(iou[claims].argmax(1), return_index=True)
-    status[claims[first]] = TRUE_POSITIVE
+def voc_match(found: Comparison, threshold: float) -> np.ndarray:
+    """Status (M,) where each detection, best first, looks at its best object only: wrong if that is taken."""
+    pairs = np.flatnonzero(found.own)
+    pairs = pairs[np.lexsort((-found.iou[pairs], found.pair[pairs, 0]))]  # stable: of equals the first object
+    pairs = pairs[np.unique(found.pair[pairs, 0], return_index=True)[1]]
+    detection, thing = found.pair[pairs[found.iou[pairs] >= threshold]].T
+    status = np.full(len(found.scores), FALSE_POSITIVE, np.int8)
+    status[detection[np.unique(thing, return_index=True)[1]]] = TRUE_POSITIVE
     return status
 
 

@@ -285,7 +285,7 @@ def test_coco_looks_at_the_best_hundred_of_each_class_and_image_and_voc_at_all()
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
     cases = [random_case(seed) for seed in range(20)]
     expected = [case.metrics().as_dict() for case in cases]
-    monkeypatch.setattr(compare, "BLOCK_CELLS", 1)
+    monkeypatch.setattr(compare, "BLOCK_PAIRS", 1)
     assert [case.metrics().as_dict() for case in cases] == expected
 
 
