@@ -44,11 +44,17 @@ class Comparison(NamedTuple):
         ends = np.searchsorted(self.image, np.arange(self.images + 1)).tolist()
         return list(map(slice, ends[:-1], ends[1:]))
 
-    def best_iou(self, chosen: np.ndarray) -> np.ndarray:
-        """The largest IoU (M,) of each detection among the chosen pairs (P,), 0 where it has none."""
-        best = np.zeros(len(self.scores))
-        np.maximum.at(best, self.pair[chosen, 0], self.iou[chosen])
-        return best
+    def best(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The object (M,) that each detection overlaps most among the chosen pairs (P,), and their IoU (M,).
+
+        -1 and 0 where there is none; of equals the first object.
+        """
+        pairs = np.flatnonzero(chosen)
+        pairs = pairs[np.lexsort((-self.iou[pairs], self.pair[pairs, 0]))]
+        rows, first = np.unique(self.pair[pairs, 0], return_index=True)
+        thing, iou = np.full(len(self.scores), -1), np.zeros(len(self.scores))
+        thing[rows], iou[rows] = self.pair[pairs[first], 1], self.iou[pairs[first]]
+        return thing, iou
 
 
 def compare(

@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from d2lmini.compare import compare
-from d2lmini.evaluate import TRUE_POSITIVE, match_all
+from d2lmini.evaluate import match_objects
 
 if TYPE_CHECKING:
     from d2lmini.detect import Detections
@@ -100,8 +100,8 @@ def error_kinds(
             f"{background_iou} and {iou_threshold}"
         )
     found = compare(detections, boxes, labels)
-    own, best = found.best_iou(found.own), found.best_iou(found.iou > 0)  # (M,), with its class and with any
-    right = match_all(found, iou_threshold) == TRUE_POSITIVE
+    (_, own), (_, best) = found.best(found.own), found.best(found.iou > 0)  # (M,) each
+    right = match_objects(found, iou_threshold) >= 0
     fits = [found.scores < score_threshold, right, own >= iou_threshold, own >= background_iou]
     fits += [best >= iou_threshold, best >= background_iou]
     kinds = np.empty(len(right), dtype=object)

@@ -229,8 +229,10 @@ def _class_metrics(
     recall = hits.mean(-1) / np.where(objects, objects, np.nan)  # (3, S)
     scores_kept, status = scores[kept[-1]], np.moveaxis(coco[kept[-1]], 0, -1)  # (S, T, M)
     sizes = zip(status, objects, strict=True)
-    ap = np.array([[coco_ap(_curve(scores_kept, t, count)) for t in size] for size, count in sizes])  # (S, T)
-    curve = _curve(scores, voc, objects[0])
+    ap = np.array(
+        [[coco_ap(curve_of(scores_kept, t, count)) for t in size] for size, count in sizes]
+    )  # (S, T)
+    curve = curve_of(scores, voc, objects[0])
     numbers = {"ap": ap[0].mean(), "ap50": ap[0, 0], "ap75": ap[0, 5]}  # thresholds 0.50 and 0.75
     numbers |= {f"ar{most}": recall[i, 0] for i, most in enumerate(COCO_MAX_DETECTIONS)}
     numbers |= {f"ap_{size}": ap[s].mean() for s, size in enumerate(SIZES) if s}
@@ -256,11 +258,11 @@ def precision_recall(
     found = compare(detections, boxes, labels)
     rows = np.flatnonzero(found.labels == class_id)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]  # ties stay in the order of the images
-    status = match_all(found, iou_threshold)[rows]
-    return _curve(found.scores[rows], status, int((found.true_labels == class_id).sum()))
+    status = (match_objects(found, iou_threshold)[rows] >= 0).astype(int)
+    return curve_of(found.scores[rows], status, int((found.true_labels == class_id).sum()))
 
 
-def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
+def curve_of(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
     """Precision and recall from the status of each detection, best first; the ignored leave no point."""
     counted = status != IGNORED
     hits = np.cumsum(status[counted] == TRUE_POSITIVE)
@@ -269,55 +271,64 @@ def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
 
 
 def coco_match(found: Comparison, thresholds: np.ndarray, in_range: np.ndarray) -> np.ndarray:
-    """Give each detection, best first, the best object of its class that is still free: status (M, S, T).
-
-    Shapes: thresholds (T,), rising; in_range (G, S), which objects are of each size. An object in range goes
-    before one that is not, then the larger IoU, then the later object. The first detections of all images and
-    classes choose at once, then the second ones: two of one round never want the same object.
-    """
-    pairs = np.flatnonzero(found.own & (found.iou >= thresholds[0]))
-    pairs = pairs[np.lexsort((found.iou[pairs], found.pair[pairs, 0]))]  # stable: later objects last
-    (detection, thing), most = found.pair[pairs].T, len(pairs)
-    wish = np.arange(1, most + 1)[:, None] + most * in_range[thing]  # (P, S), above P in range
-    fits = found.iou[pairs, None, None] >= thresholds  # (P, 1, T)
-    turn = _turns(found, detection)  # (P,)
-    free = np.ones((*in_range.shape, len(thresholds)), bool)
-    status = np.full((len(found.scores), *free.shape[1:]), FALSE_POSITIVE, np.int8)
-    by_turn = np.argsort(turn, kind="stable")
-    for p in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1) if most else ():
-        choice = wish[p, :, None] * (fits[p] & free[thing[p]])  # (p, S, T), 0 where taken or fits too little
-        starts = np.flatnonzero(np.diff(detection[p], prepend=-1))
-        best = np.maximum.reduceat(choice, starts)  # (D, S, T)
-        status[detection[p][starts]] = np.where(best > most, TRUE_POSITIVE, np.where(best, IGNORED, 0))
-        free[thing[p]] &= (choice < np.repeat(best, np.diff(starts, append=len(p)), 0)) | (choice == 0)
+    """Status (M, S, T) by COCO's matching at rising thresholds (T,); in_range (G, S): who is of each size."""
+    rows, objects = _choose(found, thresholds, in_range)
+    status = np.full((len(found.scores), *objects.shape[1:]), FALSE_POSITIVE, np.int8)
+    right = np.where(in_range[objects, np.arange(in_range.shape[1])[:, None]], TRUE_POSITIVE, IGNORED)
+    status[rows] = np.where(objects < 0, FALSE_POSITIVE, right)
     return status
 
 
-def _turns(found: Comparison, detection: np.ndarray) -> np.ndarray:
-    """Of each entry (P,), by detection, how many others of its image and class chose before its detection."""
-    rows, back = np.unique(detection, return_inverse=True)
+def match_objects(found: Comparison, iou_threshold: float) -> np.ndarray:
+    """The object (M,) that each detection finds at one IoU threshold, by COCO's matching, or -1."""
+    every = np.ones((len(found.true_labels), 1), bool)
+    rows, objects = _choose(found, np.array([iou_threshold]), every)
+    chosen = np.full(len(found.scores), -1)
+    chosen[rows] = objects[:, 0, 0]
+    return chosen
+
+
+def _choose(found: Comparison, thresholds: np.ndarray, in_range: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each detection, best first, the best object of its class that is still free, or -1.
+
+    Returns the detections (R,) that overlap an object enough, and the object that each gets (R, S, T). An
+    object in range goes before one that is not, then the larger IoU, then the later object. The first
+    detections of all images and classes choose at once, then the second: of one round no two want one object.
+    """
+    pairs = np.flatnonzero(found.own & (found.iou >= thresholds[0]))
+    pairs = pairs[np.lexsort((found.iou[pairs], found.pair[pairs, 0]))]  # stable: later objects last
+    thing, most = found.pair[pairs, 1], len(pairs)
+    rows, row = np.unique(found.pair[pairs, 0], return_inverse=True)  # (R,), (P,)
+    wish = np.arange(1, most + 1)[:, None] + most * in_range[thing]  # (P, S), above P in range
+    fits = found.iou[pairs, None, None] >= thresholds  # (P, 1, T)
+    free = np.ones((*in_range.shape, len(thresholds)), bool)
+    best = np.zeros((len(rows), *free.shape[1:]), int)
+    turn = _turns(found, rows)[row]
+    order = np.argsort(turn, kind="stable")
+    for p in np.split(order, np.flatnonzero(np.diff(turn[order])) + 1) if most else ():
+        choice = wish[p, :, None] * (fits[p] & free[thing[p]])  # (p, S, T), 0 where taken or fits too little
+        starts = np.flatnonzero(np.diff(row[p], prepend=-1))
+        best[row[p][starts]] = np.maximum.reduceat(choice, starts)
+        free[thing[p]] &= (choice < best[row[p]]) | (choice == 0)
+    return rows, np.where(best > 0, thing[(best - 1) % max(most, 1)], -1) if most else best
+
+
+def _turns(found: Comparison, rows: np.ndarray) -> np.ndarray:
+    """How many others of its image and class are before each of some detections (R,)."""
     order = np.lexsort((found.labels[rows], found.image[rows]))
     group = np.stack([found.image[rows], found.labels[rows]], 1)[order]
     start = np.flatnonzero((np.diff(group, axis=0, prepend=-1) != 0).any(1))
     turn = np.empty(len(rows), int)
-    turn[order] = np.arange(len(rows)) - np.repeat(start, np.diff(np.append(start, len(rows))))
-    return turn[back]
-
-
-def match_all(found: Comparison, iou_threshold: float) -> np.ndarray:
-    """Status (M,) of all detections at one IoU threshold, by COCO's matching."""
-    every = np.ones((len(found.true_labels), 1), bool)
-    return coco_match(found, np.array([iou_threshold]), every)[:, 0, 0]
+    turn[order] = np.arange(len(rows)) - np.repeat(start, np.diff(start, append=len(rows)))
+    return turn
 
 
 def voc_match(found: Comparison, threshold: float) -> np.ndarray:
     """Status (M,) where each detection, best first, looks at its best object only: wrong if that is taken."""
-    pairs = np.flatnonzero(found.own)
-    pairs = pairs[np.lexsort((-found.iou[pairs], found.pair[pairs, 0]))]  # stable: of equals the first object
-    pairs = pairs[np.unique(found.pair[pairs, 0], return_index=True)[1]]
-    detection, thing = found.pair[pairs[found.iou[pairs] >= threshold]].T
+    thing, iou = found.best(found.own)
+    claims = np.flatnonzero(iou >= threshold)
     status = np.full(len(found.scores), FALSE_POSITIVE, np.int8)
-    status[detection[np.unique(thing, return_index=True)[1]]] = TRUE_POSITIVE
+    status[claims[np.unique(thing[claims], return_index=True)[1]]] = TRUE_POSITIVE
     return status
 
 
