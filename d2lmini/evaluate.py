@@ -344,7 +344,9 @@ def _short(value: float) -> str:
 
 
 def nan_to_none(value: Any) -> Any:
-    """The same with None for NaN, at any depth of dictionaries, since JSON has no NaN."""
+    """The same with None for NaN, at any depth of dictionaries and tuples, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: nan_to_none(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -6,7 +6,8 @@ matched once, and a draw is a row of weights.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from d2lmini.evaluate import (
     SIZES,
     TRUE_POSITIVE,
     Judged,
+    nan_to_none,
 )
 
-DRAWS = 1000
+DRAWS, BLOCKS = 1000, 200  # bootstrap draws, and at most so many parts of which one is left out (jackknife)
 NUMBERS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 BLOCK_CELLS = 2**22  # weights of detections at a time: bounds memory, not results
 
@@ -30,6 +32,113 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+
+class Intervals(NamedTuple):
+    """An interval for each of `NUMBERS`, over all classes and of each class by its name."""
+
+    overall: dict[str, Interval]
+    per_class: dict[str, dict[str, Interval]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain lists for JSON: value, low, high, None for NaN."""
+        rows = {"overall": self.overall, "per_class": self.per_class}
+        return nan_to_none(rows)
+
+
+def bootstrap(judged: Judged, draws: int = DRAWS, seed: int = 0) -> Intervals:
+    """95 % intervals of the scores of N images, for images of their kind: bootstrap over images.
+
+    The same images and seed give the same intervals. Bias-corrected and accelerated (BCa), and as much wider as
+    Student's t is than the normal distribution, which of few images matters. Raises ValueError with fewer
+    than two. Source: Efron 1987; Hesterberg 2015 (for the width).
+    """
+    return _intervals(judged.classes, *_resampled([judged], draws, seed))
+
+
+class ModelComparison(NamedTuple):
+    """How much better the second of two models is: intervals of the differences, and what each image adds.
+
+    `by_image` (N,) is how much each image speaks for the second, in AP; the mean is the difference.
+    """
+
+    differences: Intervals
+    by_image: np.ndarray
+
+    def verdict(self, first: str, second: str) -> str:
+        """One sentence."""
+        gain, low, high = self.differences.overall["ap"]
+        span = f"AP {gain:+.3f} (95 % interval {low:+.3f} to {high:+.3f})"
+        if low <= 0 <= high or np.isnan(gain):
+            return f"{len(self.by_image)} images do not tell which is better: {second} has {span}"
+        return f"{second} is {'better' if gain > 0 else 'worse'} than {first}: {span}"
+
+
+def compare_models(first: Judged, second: Judged, draws: int = DRAWS, seed: int = 0) -> ModelComparison:
+    """The scores of `second` less those of `first` on the same N images, which are drawn together (paired).
+
+    Raises ValueError where images or classes differ, and as `bootstrap` does.
+    """
+    a, b = first.found, second.found
+    same = a.true_image.tolist() == b.true_image.tolist() and a.true_labels.tolist() == b.true_labels.tolist()
+    if a.images != b.images or first.classes != second.classes or not same:
+        raise ValueError("the two models were judged on different images or classes: use the same for both")
+    left_out = 1 - np.eye(a.images)
+    with_all, without = (_mean_ap(second, w) - _mean_ap(first, w) for w in (np.ones((1, a.images)), left_out))
+    by_image = with_all + (a.images - 1) * (with_all - without)  # pseudo-values
+    return ModelComparison(
+        _intervals(first.classes, *_resampled([second, first], draws, seed)), np.nan_to_num(by_image)
+    )
+
+
+def _mean_ap(judged: Judged, weights: np.ndarray) -> np.ndarray:
+    """AP (B,) over all classes."""
+    return _scores(judged, weights)[:, 0, 0]
+
+
+def _resampled(models: list[Judged], draws: int, seed: int) -> list[np.ndarray]:
+    """Scores (1, K + 1, 6), of all draws (B, K + 1, 6) and of all blocks left out (J, K + 1, 6); of two models
+    the differences."""
+    images = models[0].found.images
+    if images < 2:
+        raise ValueError(f"there is no interval for {images} image: give at least two")
+    parts = np.arange(images) % min(images, BLOCKS)
+    weights = np.ones((1, images)), draw_images(images, draws, seed), (parts != np.unique(parts)[:, None]) * 1
+    return [
+        np.subtract(*both) if len(both := [_scores(m, w) for m in models]) > 1 else both[0] for w in weights
+    ]
+
+
+def _scores(judged: Judged, weights: np.ndarray) -> np.ndarray:
+    """`NUMBERS` for weights (B, N): the mean over classes with such objects, then each class (B, K + 1, 6)."""
+    each = weighted_ap(judged, weights)
+    some = ~np.isnan(each)
+    mean = np.where(some, each, 0).sum(1) / np.where(some.any(1), some.sum(1), np.nan)
+    return np.concatenate([mean[:, None], each], axis=1)
+
+
+def _intervals(classes: list[str], value: np.ndarray, drawn: np.ndarray, left_out: np.ndarray) -> Intervals:
+    rows = [
+        {name: _interval(value[0, k, i], drawn[:, k, i], left_out[:, k, i]) for i, name in enumerate(NUMBERS)}
+        for k in range(len(classes) + 1)
+    ]
+    return Intervals(rows[0], dict(zip(classes, rows[1:], strict=True)))
+
+
+def _interval(value: float, drawn: np.ndarray, left_out: np.ndarray) -> Interval:
+    """BCa from a score, that of the draws (B,) and of the blocks left out (J,)."""
+    drawn, left_out = drawn[~np.isnan(drawn)], left_out[~np.isnan(left_out)]
+    if np.isnan(value) or not len(drawn) or len(left_out) < 2:
+        return Interval(float(value), np.nan, np.nan)
+    normal, n = NormalDist(), len(left_out)
+    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    bias = normal.inv_cdf(min(max(below, 0.5 / len(drawn)), 1 - 0.5 / len(drawn)))
+    pull = left_out.mean() - left_out
+    skew = (pull**3).sum() / (6 * max((pull**2).sum(), 1e-12) ** 1.5)
+    z = normal.inv_cdf(0.975)
+    wide = (z + (z**3 + z) / (4 * (n - 1))) * (n / (n - 1)) ** 0.5  # Student's t, nearly
+    shares = [normal.cdf(bias + (bias + side) / (1 - skew * (bias + side))) for side in (-wide, wide)]
+    return Interval(float(value), *(float(end) for end in np.quantile(drawn, shares)))
 
 
 def draw_images(images: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
