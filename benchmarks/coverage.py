@@ -3,9 +3,9 @@
     python -m benchmarks.coverage            # an hour on one core
     python -m benchmarks.coverage --quick    # a minute, nothing is written
 
-A world of 20,000 images with simulated detections has scores that are taken for the truth. 1,000 times, some of
-its images are drawn, and `inspect.bootstrap` gives intervals from these alone; counted is how often they hold
-the truth. In the world an image's difficulty moves all of its detections at once, as in photographs.
+A world of 20,000 images with simulated detections has scores that are taken for the truth. 1,000 times, some
+of its images are drawn, and `inspect.bootstrap` gives intervals from these alone; counted is how often they
+hold the truth. An image's difficulty moves all of its detections at once, as in photographs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PATH = machine.RESULTS / "coverage.json"
 
 
 def world(images: int, seed: int = 0) -> Judged:
-    """Detections of generated objects, judged: small objects, hard images and later classes are found less."""
+    """Detections of generated objects, judged: small ones, in hard images, of later classes are found less."""
     rng = np.random.default_rng(seed)
     some = [_image(rng) for _ in range(images)]
     detections, boxes, labels = zip(*some, strict=True)
@@ -39,7 +39,7 @@ def world(images: int, seed: int = 0) -> Judged:
 
 
 def _image(rng: np.random.Generator) -> tuple[Detections, Tensor, Tensor]:
-    """Detections, boxes (MOST, 4) and labels (MOST,) of an image: up to five objects, each in a cell of nine."""
+    """Detections, boxes (MOST, 4) and labels (MOST,) of an image: one to five objects in cells."""
     hard, n = rng.normal(), int(rng.integers(1, MOST + 1))
     side, cell = np.exp(rng.uniform(np.log(0.05), np.log(0.3), n)), rng.permutation(9)[:n]
     corner = np.stack([cell % 3, cell // 3], 1) / 3 + 0.01

@@ -49,8 +49,8 @@ class Intervals(NamedTuple):
 def bootstrap(judged: Judged, draws: int = DRAWS, seed: int = 0) -> Intervals:
     """95 % intervals of the scores of N images, for images of their kind: bootstrap over images.
 
-    The same images and seed give the same intervals. Bias-corrected and accelerated (BCa), and as much wider as
-    Student's t is than the normal distribution, which of few images matters. Raises ValueError with fewer
+    The same images and seed give the same intervals. Bias-corrected and accelerated (BCa), and as much wider
+    as Student's t is than the normal distribution, which of few images matters. Raises ValueError with fewer
     than two. Source: Efron 1987; Hesterberg 2015 (for the width).
     """
     return _intervals(judged.classes, *_resampled([judged], draws, seed))
@@ -97,20 +97,20 @@ def _mean_ap(judged: Judged, weights: np.ndarray) -> np.ndarray:
 
 
 def _resampled(models: list[Judged], draws: int, seed: int) -> list[np.ndarray]:
-    """Scores (1, K + 1, 6), of all draws (B, K + 1, 6) and of all blocks left out (J, K + 1, 6); of two models
-    the differences."""
+    """Scores (1, K + 1, 6), of all draws (B, …) and of all blocks left out (J, …); of two models the first's
+    less the second's."""
     images = models[0].found.images
     if images < 2:
         raise ValueError(f"there is no interval for {images} image: give at least two")
     parts = np.arange(images) % min(images, BLOCKS)
-    weights = np.ones((1, images)), draw_images(images, draws, seed), (parts != np.unique(parts)[:, None]) * 1
-    return [
-        np.subtract(*both) if len(both := [_scores(m, w) for m in models]) > 1 else both[0] for w in weights
-    ]
+    left_out = parts != np.unique(parts)[:, None]  # (J, N)
+    weights = np.ones((1, images)), draw_images(images, draws, seed), left_out.astype(int)
+    scores = [[_scores(model, w) for w in weights] for model in models]
+    return scores[0] if len(models) == 1 else list(map(np.subtract, *scores))
 
 
 def _scores(judged: Judged, weights: np.ndarray) -> np.ndarray:
-    """`NUMBERS` for weights (B, N): the mean over classes with such objects, then each class (B, K + 1, 6)."""
+    """`NUMBERS` for weights (B, N): the mean over classes with objects, then each class (B, K + 1, 6)."""
     each = weighted_ap(judged, weights)
     some = ~np.isnan(each)
     mean = np.where(some, each, 0).sum(1) / np.where(some.any(1), some.sum(1), np.nan)
