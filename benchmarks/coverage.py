@@ -31,7 +31,7 @@ PATH = machine.RESULTS / "coverage.json"
 
 
 def world(images: int, seed: int = 0) -> Judged:
-    """Detections of generated objects, judged: small ones, in hard images, of later classes are found less."""
+    """Detections of generated objects, judged: small ones, hard images, later classes are found less."""
     rng = np.random.default_rng(seed)
     some = [_image(rng) for _ in range(images)]
     detections, boxes, labels = zip(*some, strict=True)

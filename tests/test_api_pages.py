@@ -41,6 +41,7 @@ def test_every_public_module_is_in_the_reference():
         "d2lmini",
         "d2lmini.cli",
         "d2lmini.cli.options",
+        "d2lmini.cli.scoring",
         "d2lmini.cli.shared",
         "d2lmini.cli.training",
         "d2lmini.__main__",

@@ -17,15 +17,25 @@ from typing import Any
 import torch
 from PIL import Image
 
-from d2lmini import checkpoint, errors, inspect, plots, transfer
+from d2lmini import inspect, plots, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.options import make_parser
-from d2lmini.cli.shared import chosen, is_folder, open_sets, report, save_sheet, say, sources_of, write_json
+from d2lmini.cli.scoring import run_evaluate
+from d2lmini.cli.shared import (
+    chosen,
+    is_folder,
+    load_model,
+    open_as_trained,
+    open_sets,
+    save_sheet,
+    say,
+    write_json,
+)
 from d2lmini.cli.training import run_train
-from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, files, images
+from d2lmini.data import collate, files, images
 from d2lmini.detect import DetectConfig, Detections, detect
 from d2lmini.engine import devices, distributed, state
-from d2lmini.engine.validation import predict_batched, validate
+from d2lmini.engine.validation import predict_batched
 from d2lmini.interop import export
 from d2lmini.mobilenet import TopDownMobileNetV2
 from d2lmini.model import TinyBackbone, TinySSD, map_shapes
@@ -49,52 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return {distributed.RankLost: 1, KeyboardInterrupt: 130}.get(type(error), 2)
 
 
-def run_evaluate(options: Namespace) -> None:
-    """Score a checkpoint on annotated images."""
-    model, info = _load_model(options.model, devices.pick_device(options.device))
-    (source,) = sources_of(options, _open_as_trained(options, model, info))
-    thresholds = {"match_iou_threshold": options.match_iou, **chosen(DetectConfig, options)}
-    result = validate(model, source, info.classes, precision=options.precision, **thresholds)
-    truth = source.ground_truth()
-    breakdown = errors.error_breakdown(result.detections, *truth, score_threshold=options.score)
-    print(report(result))
-    print(f"at scores ≥ {options.score:g}: {', '.join(f'{k} {n}' for k, n in breakdown.as_dict().items())}")
-    if options.json:
-        parts = {"metrics": result.metrics, "anchors": result.anchors, "errors": breakdown}
-        record = {"model": options.model, "data": options.data, "machine": devices.describe()}
-        write_json(Path(options.json), record | {name: part.as_dict() for name, part in parts.items()})
-
-
-def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelInfo) -> Any:
-    """Images of the model's size and classes; a folder is divided as in training unless options tell how."""
-    shape: dict[str, Any] = {"size": model.image_size[0], "resize_mode": info.resize_mode}
-    if options.skip_bad:
-        shape["classes"] = info.classes
-    told = {options.data_seed, options.val_fraction, options.train_list, options.val_list} != {None}
-    if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
-        shape["split_record"] = info.split
-    (dataset,) = open_sets(options, {options.split: options.count}, **shape)
-    if tuple(dataset.classes) != info.classes:
-        # a folder names its labels, so it need not hold all classes of the model, but none beside them
-        if not isinstance(dataset, annotated.AnnotatedImages) or not {*dataset.classes} <= {*info.classes}:
-            raise ValueError(
-                f"{options.model} finds {', '.join(info.classes)}, but {options.data} holds "
-                f"{', '.join(dataset.classes)}: score it on data of its own classes"
-            )
-        dataset.classes = info.classes
-    now = dataset.split_record
-    if options.split in ("val", "test") and info.split and now and now["files"] != info.split["files"]:
-        how = "anew at random" if now["by"] == "seed" else "by its own folders or lists"
-        say(
-            f"{options.data} does not hold the training images of {options.model}, and is divided {how}: "
-            "images that the model was trained on may be among them"
-        )
-    return dataset
-
-
 def run_detect(options: Namespace) -> None:
     """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
-    model, info = _load_model(options.model, devices.pick_device(options.device))
+    model, info = load_model(options.model, devices.pick_device(options.device))
     model, out = export.inference_model(model), Path(options.out)
     files.mark_as_results(out)
     faults: list[str] | None = [] if options.skip_bad else None
@@ -193,7 +160,7 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
 
 def run_export(options: Namespace) -> None:
     """Write a checkpoint as files for use elsewhere: Python, web pages, ONNX."""
-    model, info = _load_model(options.model)
+    model, info = load_model(options.model)
     path, written = Path(options.model), {}
     if options.out or not (options.page or options.onnx):
         folder = Path(options.out or "export")
@@ -208,7 +175,7 @@ def run_export(options: Namespace) -> None:
     if options.page:
         samples = []
         if options.data:
-            dataset = _open_as_trained(options, model, info)
+            dataset = open_as_trained(options, model, info)
             samples = [dataset[i] for i in range(min(options.count, len(dataset)))]
         export.save_page(options.page, model, info, samples)
         written[Path(options.page)] = "a page to open or to send"
@@ -217,12 +184,6 @@ def run_export(options: Namespace) -> None:
         written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
     for path, what in written.items():
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
-
-
-def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD, checkpoint.ModelInfo]:
-    """The detector of a file, or the one of that name that comes with the package."""
-    shipped = not Path(name).exists() and (checkpoint.WEIGHTS / f"{name}.safetensors").is_file()
-    return (checkpoint.pretrained if shipped else checkpoint.load_model)(name, device)
 
 
 COMMANDS = {"train": run_train, "evaluate": run_evaluate, "detect": run_detect, "data": run_data}

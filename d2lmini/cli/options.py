@@ -21,14 +21,16 @@ from d2lmini.train import TrainConfig
 OPTIONS = """
   d    images IMAGE...          image files, or folders of them
    a   data DATA=bananas        bananas, scenes, d2l-bananas or a folder
- e  x  --model FILE=runs/bananas/best.safetensors  a checkpoint, or everyday or scenes
+ e  x  --model FILE=runs/bananas/best.safetensors  checkpoint, everyday, scenes
   d    --model FILE=everyday    a checkpoint, or everyday or scenes
 t      --out FOLDER             where checkpoints and images go (required)
   d    --out FOLDER=detections  where PNG and JSON files go
    a   --out FILE=data.png      the contact sheet
     x  --out FOLDER             inference checkpoint and weights script (export)
 t      --resume                 go on with the run in --out, if there is one
+ e     --compare FILE...        two checkpoints: which is better, and on which images
  e     --json FILE              where to write all numbers
+ e     --out FOLDER             where images go: confusion matrix, calibration, comparison
   d    --skip-bad               go on where an image cannot be read
    a   --anchors                report which anchors fit the objects, and how well
     x  --page FILE              one HTML file that holds the detector, ready to use

@@ -10,10 +10,13 @@ from d2lmini.plots.charts import (
     plot_precision_recall,
 )
 from d2lmini.plots.files import annotate, save
+from d2lmini.plots.scores import plot_calibration, plot_confusion
 from d2lmini.plots.style import PALETTE, TRUTH, Drawing, class_color
 
 __all__ = ["Boxes", "View", "annotate", "contact_sheet", "draw_image", "plot_views", "save"]
 __all__ += [
+    "plot_calibration",
+    "plot_confusion",
     "plot_coverage",
     "plot_dots",
     "plot_history",
