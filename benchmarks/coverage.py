@@ -84,7 +84,7 @@ def coverage(judged: Judged, truth: dict[str, float], images: int, samples: int)
     for seed in range(samples):
         chosen = np.sort(rng.choice(judged.found.images, images, replace=False))
         made = _flat(bootstrap(select(judged, chosen), seed=seed))
-        held.append({name: low <= truth[name] <= high for name, (_, low, high) in made.items()})
+        held.append({name: made[name].low <= value <= made[name].high for name, value in truth.items()})
         width.append(made["ap"].high - made["ap"].low)
     shares = {name: round(float(np.mean([row[name] for row in held])), 4) for name in truth}
     return {"images": images, "samples": samples, "ap_width": round(float(np.mean(width)), 4), **shares}

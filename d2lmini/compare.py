@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from d2lmini.boxes import box_iou
-
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
+from d2lmini.data.detections import Detections
 
 BLOCK_PAIRS = 2**20  # IoUs that are computed at a time: bounds memory, not results
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from d2lmini.compare import compare
+from d2lmini.data.detections import Detections
 from d2lmini.evaluate import match_objects
-
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
 
 ERROR_KINDS = ("correct", "duplicate", "localization", "classification", "both", "background")
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from d2lmini.compare import Comparison, compare
-
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
+from d2lmini.data.detections import Detections
 
 COCO_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 COCO_RECALL_LEVELS = np.linspace(0, 1, 101)

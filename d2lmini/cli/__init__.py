@@ -11,6 +11,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,9 @@ from d2lmini.cli.shared import (
 )
 from d2lmini.cli.training import run_train
 from d2lmini.data import collate, files, images
-from d2lmini.detect import DetectConfig, Detections, detect
+from d2lmini.data.detections import Detections
+from d2lmini.data.results import coco_results
+from d2lmini.detect import DetectConfig, detect
 from d2lmini.engine import devices, distributed, state
 from d2lmini.engine.validation import predict_batched
 from d2lmini.interop import export
@@ -65,6 +68,7 @@ def run_detect(options: Namespace) -> None:
     model, out = export.inference_model(model), Path(options.out)
     files.mark_as_results(out)
     faults: list[str] | None = [] if options.skip_bad else None
+    results: list[dict[str, Any]] = []
     for name, path in _image_files(options.images, out).items():
         with files.skipping(faults):
             image = images.read_image(path)
@@ -73,8 +77,11 @@ def run_detect(options: Namespace) -> None:
             rows = _rows(found, image.size, info.classes)
             record = {"image": str(path), "width": image.width, "height": image.height, "detections": rows}
             write_json(out / f"{name}.json", record)
+            results += coco_results(found, (image.height, image.width), name, info.classes)
             what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
             print(f"{path}: {what or 'nothing found'} → {out / name}.png")
+    if options.coco:
+        write_json(Path(options.coco), results)
     for fault in faults or ():
         say(f"skipped: {fault}")
 
@@ -111,12 +118,12 @@ def _find(model: TinySSD, image: Image.Image, resize_mode: str, options: Namespa
     (found,) = detect(*predictions, model.anchors, **thresholds)
     boxes = images.placement(image.size, model.image_size, resize_mode).out_of_square(found.boxes)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the image
-    return Detections(boxes[inside], found.scores[inside], found.labels[inside])
+    return replace(found, boxes=boxes)[inside]
 
 
 def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Detections for JSON, in pixels of an image of `size` (width, height)."""
-    pixels = found._replace(boxes=found.boxes.cpu().double() * torch.tensor(size * 2))
+    pixels = replace(found, boxes=found.boxes.cpu().double() * torch.tensor(size * 2))
     return [
         {"class": classes[label], "score": round(score, 4), "box": [round(edge, 1) for edge in box]}
         for box, score, label in zip(*(t.tolist() for t in pixels), strict=True)

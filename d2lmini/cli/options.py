@@ -25,10 +25,12 @@ OPTIONS = """
   d    --model FILE=everyday    a checkpoint, or everyday or scenes
 t      --out FOLDER             where checkpoints and images go (required)
   d    --out FOLDER=detections  where PNG and JSON files go
+  d    --coco FILE              all detections in one file, as COCO's results (JSON)
    a   --out FILE=data.png      the contact sheet
     x  --out FOLDER             inference checkpoint and weights script (export)
 t      --resume                 go on with the run in --out, if there is one
  e     --compare FILE...        two checkpoints: which is better, and on which images
+ e     --predictions FILE       score these instead: COCO's results (JSON), of any detector
  e     --json FILE              where to write all numbers
  e     --out FOLDER             where images go: confusion matrix, calibration, comparison
   d    --skip-bad               go on where an image cannot be read

@@ -11,8 +11,18 @@ import numpy as np
 import torch
 
 from d2lmini import errors, inspect, plots
-from d2lmini.cli.shared import anchor_text, chosen, load_model, open_as_trained, sources_of, write_json
-from d2lmini.data import files
+from d2lmini.cli.shared import (
+    anchor_text,
+    chosen,
+    is_folder,
+    load_model,
+    open_as_trained,
+    open_sets,
+    say,
+    sources_of,
+    write_json,
+)
+from d2lmini.data import files, results
 from d2lmini.data.samples import GroundTruth
 from d2lmini.data.sources import BatchSource
 from d2lmini.detect import DetectConfig, Detections
@@ -23,6 +33,7 @@ from d2lmini.inspect.intervals import NUMBERS, Interval
 from d2lmini.inspect.thresholds import confusion_text
 
 SHOWN = 5  # images at each end of a comparison
+READ_SIZE = 32  # pixels: only the boxes of these images are needed
 MOST_CLASSES = 10  # of a confusion matrix that is printed
 
 
@@ -45,7 +56,7 @@ def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
     if options.compare:
         return _compare(options)
-    scored = _score(options, options.model)
+    scored = _read(options) if options.predictions else _score(options, options.model)
     judged = scored.judge()
     result, parts = _measure(scored, judged, options.score)
     print(_text(result, parts, options.score))
@@ -60,7 +71,8 @@ def run_evaluate(options: Namespace) -> None:
             plots.save(figure, Path(options.out) / f"{name}.png")
         print(f"images: {', '.join(str(Path(options.out) / f'{name}.png') for name in found)}")
     if options.json:
-        record = {"model": options.model, "data": options.data, "machine": devices.describe()}
+        record = {"model": options.predictions or options.model, "data": options.data}
+        record |= {"machine": devices.describe()}
         write_json(Path(options.json), nan_to_none(record | {"metrics": result.as_dict()} | parts))
 
 
@@ -75,6 +87,20 @@ def _score(options: Namespace, file: str) -> Scored:
     names = [entry.image.name for entry in getattr(dataset, "entries", ())]
     found = result.detections, source.ground_truth(), source.image_size
     return Scored(info.classes, *found, source, result, names)
+
+
+def _read(options: Namespace) -> Scored:
+    """The detections of a results file, beside the objects of a folder; sizes are those of the images."""
+    if not is_folder(options):
+        raise ValueError(
+            f"--predictions are scored on a folder, and {options.data} is none: name it with --data"
+        )
+    (data,) = open_sets(options, {options.split: None}, size=READ_SIZE)
+    sizes = results.image_sizes(data)
+    found, notes = results.read_results(Path(options.predictions), data, Path(options.data), sizes)
+    for note in notes:
+        say(note)
+    return Scored(data.classes, found, inspect.read_objects(data), torch.tensor(sizes))
 
 
 def _measure(scored: Scored, judged: Judged, score: float) -> tuple[Metrics, dict[str, Any]]:
@@ -155,7 +181,7 @@ def _compare(options: Namespace) -> None:
     ends = [ends for ends in (order[:SHOWN], order[::-1][:SHOWN]) if len(ends)]
     names = both[0].names or [str(i) for i in range(len(order))]
     for word, some in zip(("gains most in", "loses most in"), ends, strict=True):
-        print(f"it {word}: {', '.join(f'{names[i]} ({found.by_image[i]:+.2f})' for i in some)}")
+        print(f"it {word}: {', '.join(f'{names[i]} ({found.by_image[i]:+.4f})' for i in some)}")
     if options.out:
         files.mark_as_results(Path(options.out))
         path = Path(options.out) / "compare.png"

@@ -110,7 +110,7 @@ def anchor_text(result: Validation) -> str:
     )
 
 
-def write_json(path: Path, record: dict[str, Any]) -> None:
+def write_json(path: Path, record: Any) -> None:
     """Keep a record, atomically."""
     checkpoint.write_bytes(path, (json.dumps(record, indent=1) + "\n").encode())
 

@@ -35,7 +35,7 @@ class Object(NamedTuple):
 class Entry(NamedTuple):
     """One annotated image; `where` names the annotation in messages, `size` is (width, height) if given.
 
-    The edges of its objects are in pixels, or in `fractions` of the image's sides.
+    The edges of its objects are in pixels, or in `fractions` of the image's sides. `key` is COCO's id of it.
     """
 
     image: Path
@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     where: str
     size: tuple[int, int] | None = None
     fractions: bool = False
+    key: int | str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import EXPECTED, Entry, Found, LoadOptions, Object
-from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, skipping
+from d2lmini.data.files import IMAGE_SUFFIXES, DataError, inner, read_bytes, read_text, skipping
 from d2lmini.data.splits import SPLITS
 
 MAX_JSON = 2 * 2**30  # bytes; COCO's own are 0.5 GB
@@ -81,16 +81,26 @@ def _entries(content: dict, path: Path, root: Path, options: LoadOptions) -> lis
     beside = {path for parent in parents for path in on_disk.files(parent, IMAGE_SUFFIXES)}
     options.note_unannotated(beside - {folder / name for name in names}, folder)
     return [
-        Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size)
+        Entry(folder / name, tuple(objects[key]), f"{path}, image {key}", size, key=key)
         for key, (name, size) in images.items()
     ]
+
+
+def read_categories(root: Path) -> dict[Any, str]:
+    """Class names by their ids, of all files of a folder. Raises DataError where these disagree."""
+    found: dict[Any, str] = {}
+    for file in json_files(root):
+        for key, name in _categories(json.loads(read_text(file, MAX_JSON)), file).items():
+            if found.setdefault(key, name) != name:
+                raise DataError(f"{file}: the category {key!r} is {found[key]!r} in another file: use one id")
+    return found
 
 
 def _categories(content: dict, path: Path) -> dict[Any, str]:
     """Class names by their ids, which need not be in a row."""
     classes: dict[Any, str] = {}
     for record, where in _records(content, "categories", path):
-        key, name = _get(record, "id", where), _get(record, "name", where).strip()
+        key, name = get_field(record, "id", where), get_field(record, "name", where).strip()
         if not name:
             raise DataError(f"{where}: 'name' is empty: give the class a name")
         if classes.setdefault(key, name) != name:
@@ -103,7 +113,10 @@ def _images(content: dict, path: Path, options: LoadOptions) -> dict[Any, tuple[
     images, names = {}, set()
     for record, where in _records(content, "images", path):
         with skipping(options.faults):
-            key, name = _get(record, "id", where), str(inner(_get(record, "file_name", where), where))
+            key, name = (
+                get_field(record, "id", where),
+                str(inner(get_field(record, "file_name", where), where)),
+            )
             if key in images:
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
             if name in names:  # each record would teach the other's objects as background
@@ -125,7 +138,7 @@ def _records(content: dict, key: str, path: Path) -> list[tuple[dict, str]]:
     return [(record, f"{path}, {key}[{i}]") for i, record in enumerate(records)]
 
 
-def _get(record: dict, key: str, where: str) -> Any:
+def get_field(record: dict, key: str, where: str) -> Any:
     """A field that must be there: a name is text, an id is a number or text."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, KINDS.get(key, (int, str))):
@@ -135,9 +148,9 @@ def _get(record: dict, key: str, where: str) -> Any:
 
 def _object(record: dict, classes: dict, images: dict, where: str) -> Object:
     for key, known in (("image_id", images), ("category_id", classes)):
-        if _get(record, key, where) not in known:
+        if get_field(record, key, where) not in known:
             raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
-    said = f"{where}: 'bbox' is {_get(record, 'bbox', where)!r:.80}"
+    said = f"{where}: 'bbox' is {get_field(record, 'bbox', where)!r:.80}"
     try:
         left, top, width, height = map(float, record["bbox"])
     except (TypeError, ValueError, OverflowError) as error:

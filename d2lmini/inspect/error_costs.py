@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from d2lmini.compare import Comparison, compare
+from d2lmini.data.detections import Detections
 from d2lmini.evaluate import FALSE_POSITIVE, IGNORED, TRUE_POSITIVE, coco_ap, curve_of, match_objects
-
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
 
 COSTS = ("localization", "classification", "both", "duplicate", "background", "missed")
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.1

@@ -7,7 +7,7 @@ matched once, and a draw is a row of weights.
 from __future__ import annotations
 
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from d2lmini.evaluate import (
     SIZES,
     TRUE_POSITIVE,
     Judged,
-    nan_to_none,
 )
 
 DRAWS, BLOCKS = 1000, 200  # bootstrap draws, and at most so many parts of which one is left out (jackknife)
@@ -40,11 +39,6 @@ class Intervals(NamedTuple):
     overall: dict[str, Interval]
     per_class: dict[str, dict[str, Interval]]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The same as plain lists for JSON: value, low, high, None for NaN."""
-        rows = {"overall": self.overall, "per_class": self.per_class}
-        return nan_to_none(rows)
-
 
 def bootstrap(judged: Judged, draws: int = DRAWS, seed: int = 0) -> Intervals:
     """95 % intervals of the scores of N images, for images of their kind: bootstrap over images.
@@ -57,9 +51,9 @@ def bootstrap(judged: Judged, draws: int = DRAWS, seed: int = 0) -> Intervals:
 
 
 class ModelComparison(NamedTuple):
-    """How much better the second of two models is: intervals of the differences, and what each image adds.
+    """How much better the second of two models is: intervals of the differences, and where they come from.
 
-    `by_image` (N,) is how much each image speaks for the second, in AP; the mean is the difference.
+    `by_image` (N,) is how much smaller the difference in AP is without each image.
     """
 
     differences: Intervals
@@ -84,11 +78,9 @@ def compare_models(first: Judged, second: Judged, draws: int = DRAWS, seed: int 
     if a.images != b.images or first.classes != second.classes or not same:
         raise ValueError("the two models were judged on different images or classes: use the same for both")
     left_out = 1 - np.eye(a.images)
-    with_all, without = (_mean_ap(second, w) - _mean_ap(first, w) for w in (np.ones((1, a.images)), left_out))
-    by_image = with_all + (a.images - 1) * (with_all - without)  # pseudo-values
-    return ModelComparison(
-        _intervals(first.classes, *_resampled([second, first], draws, seed)), np.nan_to_num(by_image)
-    )
+    without = _mean_ap(second, left_out) - _mean_ap(first, left_out)
+    made = _intervals(first.classes, *_resampled([second, first], draws, seed))
+    return ModelComparison(made, np.nan_to_num(made.overall["ap"].value - without))
 
 
 def _mean_ap(judged: Judged, weights: np.ndarray) -> np.ndarray:
