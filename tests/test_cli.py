@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from benchmarks import photographs
-from d2lmini import checkpoint, cli, detect, train, transfer
-from d2lmini.cli import main, training
+from d2lmini import checkpoint, detect, train, transfer
+from d2lmini.cli import main, scoring, training
 from d2lmini.data import open_data
 from d2lmini.data.images import read_image, to_tensor
 from d2lmini.detect import DetectConfig
@@ -543,7 +543,7 @@ def scored(monkeypatch) -> list[torch.Tensor]:
         sets.append(torch.cat([batch.images for batch in source.in_order()]))
         return validate(model, source, *given, **options)
 
-    for module in (cli, training):
+    for module in (scoring, training):
         monkeypatch.setattr(module, "validate", spy)
     return sets
 
