@@ -31,8 +31,9 @@ t      --out FOLDER             where checkpoints and images go (required)
 t      --resume                 go on with the run in --out, if there is one
  e     --compare FILE...        two checkpoints: which is better, and on which images
  e     --predictions FILE       score these instead: COCO's results (JSON), of any detector
+ e     --suspects               instead: which labels may be wrong (no model needed; minutes)
  e     --json FILE              where to write all numbers
- e     --out FOLDER             where images go: confusion matrix, calibration, comparison
+ e     --out FOLDER             where images go: confusion matrix, calibration, comparison, suspects
   d    --skip-bad               go on where an image cannot be read
    a   --anchors                report which anchors fit the objects, and how well
     x  --page FILE              one HTML file that holds the detector, ready to use

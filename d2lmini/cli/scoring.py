@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from d2lmini import errors, inspect, plots
+from d2lmini import errors, inspect, plots, transfer
 from d2lmini.cli.shared import (
     anchor_text,
     chosen,
@@ -32,6 +32,7 @@ from d2lmini.evaluate import Judged, Metrics, evaluate, judge, nan_to_none
 from d2lmini.inspect.intervals import NUMBERS, Interval
 from d2lmini.inspect.thresholds import confusion_text
 
+LISTED = 20  # suspects that are printed and drawn
 SHOWN = 5  # images at each end of a comparison
 READ_SIZE = 32  # pixels: only the boxes of these images are needed
 MOST_CLASSES = 10  # of a confusion matrix that is printed
@@ -56,6 +57,8 @@ def run_evaluate(options: Namespace) -> None:
     """Score a checkpoint on annotated images."""
     if options.compare:
         return _compare(options)
+    if options.suspects:
+        return _suspects(options)
     scored = _read(options) if options.predictions else _score(options, options.model)
     judged = scored.judge()
     result, parts = _measure(scored, judged, options.score)
@@ -202,3 +205,22 @@ def _sheet(both: Sequence[Scored], ends: Sequence[np.ndarray], score: float) -> 
             detections += [scored.detections[i].at_least(score) for i in some]
     columns = len(ends[0])
     return plots.contact_sheet(samples, both[0].classes, columns=columns, detections=detections, cell=220)
+
+
+def _suspects(options: Namespace) -> None:
+    """Train on parts of the images, look at the others, and name the labels that this contradicts."""
+    split, out = "all" if is_folder(options) else options.split, Path(options.out or "suspects")
+    size = transfer.recipe("", "everyday").image_size
+    (data,) = open_sets(options, {split: options.count}, size=size)
+    (source,) = sources_of(options, data)
+    found = inspect.out_of_fold(source, data.classes, progress=not options.quiet)
+    ranked = inspect.rank_suspects(found, *source.ground_truth())
+    names = [entry.image.name for entry in getattr(data, "entries", ())] or list(map(str, range(len(data))))
+    for one in ranked[:LISTED]:
+        print(f"{one.score:.2f}  {names[one.image]}: {one.text(data.classes)}")
+    files.mark_as_results(out)
+    (batch,) = source.batches([torch.tensor([one.image for one in ranked[:LISTED]])])
+    plots.save(plots.plot_suspects(batch, ranked[:LISTED], data.classes), out / "suspects.png")
+    rows = [one._asdict() | {"image": names[one.image], "text": one.text(data.classes)} for one in ranked]
+    write_json(Path(options.json or out / "suspects.json"), {"classes": data.classes, "suspects": rows})
+    print(f"image: {out / 'suspects.png'}; all {len(ranked)}: {options.json or out / 'suspects.json'}")

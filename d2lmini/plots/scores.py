@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.ticker import PercentFormatter
 
+from d2lmini.data.samples import Batch
+from d2lmini.inspect.suspects import Suspect
 from d2lmini.inspect.thresholds import Calibration
 from d2lmini.plots import style
+from d2lmini.plots.boxes import Boxes, View, plot_views
 from d2lmini.plots.style import CURVES, INK, LEGEND, Drawing, style_axes
 
 
@@ -52,3 +55,19 @@ def plot_calibration(found: Calibration) -> Drawing:
     ax.legend(loc="upper left", fontsize=8, **LEGEND)
     figure.tight_layout(pad=1.2)
     return figure
+
+
+def plot_suspects(batch: Batch, suspects: Sequence[Suspect], classes: Sequence[str]) -> Drawing:
+    """The suspects of `inspect.rank_suspects`, each on its image (one of the batch for each).
+
+    All labels are dashed and white, the one in doubt is orange, what the detector says is blue.
+    """
+    views = []
+    for i, one in enumerate(suspects):
+        sample = batch.sample(i)
+        layers = [Boxes(sample.boxes, style.TRUTH, dashed=True, linewidth=0.8)]
+        for corners, color in ((one.box, style.PALETTE[1]), (one.found_box, style.PALETTE[0])):
+            if corners is not None:
+                layers.append(Boxes([corners], color, linewidth=1.6))
+        views.append(View(sample.image, f"{one.score:.2f}  {one.text(classes)}", layers))
+    return plot_views(views, columns=5, cell=220)
