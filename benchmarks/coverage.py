@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, report
 from d2lmini.detect import Detections
 from d2lmini.evaluate import Judged, judge
 from d2lmini.inspect.intervals import NUMBERS, bootstrap
@@ -111,8 +111,10 @@ def table(result: dict[str, Any]) -> str:
 def main() -> int:
     """Simulate, print, and write `benchmarks/results/coverage.json`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--readme", action="store_true", help="put the table into benchmarks/README.md")
     parser.add_argument("--quick", action="store_true", help="few samples, nothing is written")
-    quick = parser.parse_args().quick
+    options = parser.parse_args()
+    quick = options.quick
     everything = world(2000 if quick else IMAGES)
     truth = {name: made.value for name, made in _flat(bootstrap(everything, draws=2)).items()}
     rows = []
@@ -123,6 +125,8 @@ def main() -> int:
     if not quick:
         machine.write_json(PATH, result)
     print(table(result))
+    if options.readme:
+        report.put_into_readme(table(result), name="coverage")
     return 0
 
 

@@ -1,6 +1,6 @@
 """COCO-size evaluation beside other programs: 5,000 images, 80 classes, 36,000 objects, 500,000 detections.
 
-    python -m benchmarks.evaluation [--readme]
+    OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 python -m benchmarks.evaluation [--readme]
 
 scores the same generated detections with this package, pycocotools, and, where they are installed,
 faster-coco-eval and hotcoco, one after the other on one thread; twelve numbers have to be equal. A plain loop
@@ -146,18 +146,18 @@ def _iou(a: list[float], b: list[float]) -> float:
 
 
 def timed(work: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
-    """The least seconds of some repeats, and the result."""
+    """The least seconds of a core in some repeats, which a busy machine does not change, and the result."""
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         result = work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return min(seconds), result
 
 
 def measure() -> dict[str, Any]:
     """Seconds and numbers of all programs."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # as OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 does for the others
     some = world()
     truth, table_ = coco_form(some)
     rows = [
@@ -185,7 +185,7 @@ def measure() -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """A line for each program."""
-    lines = ["| program | seconds | largest difference of twelve numbers |", "| --- | ---: | ---: |"]
+    lines = ["| program | seconds of a core | largest difference |", "| --- | ---: | ---: |"]
     for row in result["rows"]:
         gap = row["largest_difference"]
         same = "" if row["program"] == "d2lmini" else "none" if gap == 0 else f"{gap:.0e}"
