@@ -29,6 +29,7 @@ from d2lmini.train import Images, TrainConfig, fit
 from d2lmini.transfer import PHOTOGRAPH_RECIPE, VIEWS, head_config
 
 FOLDS = 5
+SLACK, ODDS = 0.05, 0.2  # of scores that count as equal; that a label is wrong, beside a detection's own odds
 FITS, THERE, NEAR = 0.5, 0.3, 0.1  # IoU of a box that is right, that is on the object, that is beside it
 KINDS = ("class", "box", "nothing there", "unlabeled")
 
@@ -117,8 +118,9 @@ def rank_suspects(detections: Sequence[Detections], boxes: Tensor, labels: Tenso
 
     Shapes as in `evaluate`. `class`: a detection of another class fits (IoU 0.5), none of its own. `box`: one
     of its class is near (IoU 0.1), none fits. `nothing there`: none of any class is there (IoU 0.3).
-    `unlabeled`: a detection that fits no object. Suspicion is the score of the detection that says so, less
-    where a detection agrees with the label. Raises ValueError as `evaluate` does.
+    `unlabeled`: a detection without an object. Suspicion is the score of the detection that says so, less
+    where a detection agrees with the label, and less where nothing is if the class is often missed. Raises
+    ValueError as `evaluate` does.
     """
     found = compare(detections, boxes, labels)
     agreed = _score(found, _surest(found, found.own & (found.iou >= FITS)))  # (G,)
@@ -154,7 +156,7 @@ def _doubted(found: Comparison, agreed: np.ndarray) -> Iterator[Suspect]:
         ]
     )  # (3, G), of class, box, nothing there
     values = _score(found, rows) * (1 - agreed)
-    values[2] = 1 - _score(found, _surest(found, found.iou >= THERE))
+    values[2] = _absence(found)
     place = np.arange(len(agreed)) - np.searchsorted(found.true_image, found.true_image)
     for g, kind in enumerate(values.argmax(0)):
         given = int(place[g]), tuple(found.true_boxes[g].tolist()), int(found.true_labels[g])
@@ -162,12 +164,25 @@ def _doubted(found: Comparison, agreed: np.ndarray) -> Iterator[Suspect]:
         yield Suspect(int(found.true_image[g]), KINDS[kind], float(values[kind, g]), *given, *seen)
 
 
+def _absence(found: Comparison) -> np.ndarray:
+    """How sure it is (G,) that nothing is there: certain of classes that are always found, little of others.
+
+    By Bayes' rule, from the share of the class's objects of which no more is seen.
+    """
+    seen, absence = _score(found, _surest(found, found.iou >= THERE)), np.zeros(len(found.true_labels))
+    for k in np.unique(found.true_labels):
+        own = seen[found.true_labels == k]
+        as_little = np.searchsorted(np.sort(own), own + SLACK, side="right") / len(own)
+        absence[found.true_labels == k] = (1 - own) * ODDS / (ODDS + as_little)
+    return absence
+
+
 def _unlabeled(found: Comparison, agreed: np.ndarray) -> Iterator[Suspect]:
-    """Detections that fit no object and are not beside a doubtful one; one of those that overlap."""
+    """Detections with no object of their class beside them, nor a doubtful one; one of those that overlap."""
     row, thing = found.pair[found.iou >= NEAR].T
     share = np.ones(len(found.scores))
     np.minimum.at(share, row, agreed[thing])
-    values = found.scores * share * (found.best(found.iou > 0)[1] < FITS)
+    values = found.scores * share * (found.best(found.iou > 0)[1] < FITS) * (found.best(found.own)[1] < NEAR)
     for rows in found.rows_by_image():
         boxes, scores = (torch.from_numpy(values_[rows]) for values_ in (found.boxes, values))
         for i in nms(boxes, scores, THERE).tolist():
