@@ -32,8 +32,8 @@ def ranked(*rows, boxes=(HERE,), labels=(CAT,)):
         ([(HERE, 0.9, DOG)], "class", 0.9, "cat, or rather dog?"),
         ([(HERE, 0.9, DOG), (HERE, 0.5, CAT)], "class", 0.45, "cat, or rather dog?"),
         ([(MOVED, 0.8, CAT)], "box", 0.8, "is this the box of the cat?"),
-        ([], "nothing there", 1.0, "no cat here?"),
-        ([(HERE, 0.7, CAT)], "nothing there", 0.3, "no cat here?"),
+        ([], "nothing there", 1 / 6, "no cat here?"),
+        ([(HERE, 0.7, CAT)], "nothing there", 0.3 / 6, "no cat here?"),
     ],
 )
 def test_what_is_wrong_with_an_object(rows, kind, score, text):
@@ -41,6 +41,15 @@ def test_what_is_wrong_with_an_object(rows, kind, score, text):
     assert (first.kind, first.score, first.object) == (kind, pytest.approx(score), 0)
     assert first.text(NAMES) == text
     assert first.box == pytest.approx(HERE)
+
+
+def test_that_nothing_is_there_counts_more_in_a_class_that_is_always_found():
+    boxes = torch.tensor([[HERE]]).expand(20, 1, 4)
+    always, never = [found((HERE, 0.95, CAT))] * 19, [found()] * 19
+    lonely = [rank_suspects([*some, found()], boxes, torch.zeros(20, 1))[0] for some in (always, never)]
+    assert lonely[0].image == 19
+    assert lonely[0].score == pytest.approx(0.2 / (0.2 + 1 / 20))
+    assert lonely[1].score == pytest.approx(0.2 / (0.2 + 1))
 
 
 def test_an_object_without_a_label_is_named_once_and_a_moved_label_is_not_one():
