@@ -29,9 +29,9 @@ def ranked(*rows, boxes=(HERE,), labels=(CAT,)):
 @pytest.mark.parametrize(
     ("rows", "kind", "score", "text"),
     [
-        ([(HERE, 0.9, DOG)], "class", 0.9, "cat, or rather dog?"),
-        ([(HERE, 0.9, DOG), (HERE, 0.5, CAT)], "class", 0.45, "cat, or rather dog?"),
-        ([(MOVED, 0.8, CAT)], "box", 0.8, "is this the box of the cat?"),
+        ([(HERE, 0.9, DOG)], "class", 0.9, "cat, or dog?"),
+        ([(HERE, 0.9, DOG), (HERE, 0.5, CAT)], "class", 0.45, "cat, or dog?"),
+        ([(MOVED, 0.8, CAT)], "box", 0.8, "cat, but where?"),
         ([], "nothing there", 1 / 6, "no cat here?"),
         ([(HERE, 0.7, CAT)], "nothing there", 0.3 / 6, "no cat here?"),
     ],
@@ -55,7 +55,7 @@ def test_that_nothing_is_there_counts_more_in_a_class_that_is_always_found():
 def test_an_object_without_a_label_is_named_once_and_a_moved_label_is_not_one():
     both = ranked((HERE, 0.9, CAT), (AWAY, 0.8, DOG), ([0.6, 0.6, 0.9, 0.85], 0.7, CAT))
     assert [one.kind for one in both] == ["unlabeled", "nothing there"]
-    assert both[0].text(NAMES) == "a dog without a label?"
+    assert both[0].text(NAMES) == "dog without a label?"
     assert (both[0].object, both[0].found_box) == (-1, pytest.approx(AWAY))
     moved = ranked((MOVED, 0.8, CAT))
     assert [one.kind for one in moved] == ["box"]

@@ -106,10 +106,10 @@ class Suspect(NamedTuple):
         """What is suspected, in words."""
         given, seen = (classes[k] if k is not None else "" for k in (self.label, self.found_label))
         return {
-            "unlabeled": f"a {seen} without a label?",
+            "unlabeled": f"{seen} without a label?",
             "nothing there": f"no {given} here?",
-            "class": f"{given}, or rather {seen}?",
-            "box": f"is this the box of the {given}?",
+            "class": f"{given}, or {seen}?",
+            "box": f"{given}, but where?",
         }[self.kind]
 
 

@@ -70,4 +70,4 @@ def plot_suspects(batch: Batch, suspects: Sequence[Suspect], classes: Sequence[s
             if corners is not None:
                 layers.append(Boxes([corners], color, linewidth=1.6))
         views.append(View(sample.image, f"{one.score:.2f}  {one.text(classes)}", layers))
-    return plot_views(views, columns=5, cell=220)
+    return plot_views(views, columns=5, cell=240)
