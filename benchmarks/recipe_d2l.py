@@ -23,7 +23,7 @@ from benchmarks import machine, peer, published
 from d2lmini.data import Batch, Synthetic, load
 from d2lmini.detect import detect
 from d2lmini.engine import devices
-from d2lmini.errors import anchor_metrics
+from d2lmini.engine.anchor_errors import anchor_metrics
 from d2lmini.evaluate import evaluate
 from d2lmini.matching import match
 from d2lmini.model import Predictions

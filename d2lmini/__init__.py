@@ -12,8 +12,9 @@ from d2lmini.anchors import TINY_SSD_ANCHORS, AnchorSpec, make_anchors, map_anch
 from d2lmini.boxes import Variances, box_area, box_iou, cxcywh_to_xyxy, decode, encode, xyxy_to_cxcywh
 from d2lmini.checkpoint import load_model, pretrained, save_model
 from d2lmini.detect import DetectConfig, Detections, detect, nms, soft_nms
+from d2lmini.engine.anchor_errors import anchor_metrics
 from d2lmini.engine.validation import predict_batched, validate
-from d2lmini.errors import anchor_metrics, error_breakdown
+from d2lmini.errors import error_breakdown
 from d2lmini.evaluate import evaluate, precision_recall
 from d2lmini.inspect import anchor_report
 from d2lmini.losses import (

@@ -4,43 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from d2lmini.boxes import box_iou
+from d2lmini.data.detections import Detections
 
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
-
-BLOCK_CELLS = 2**20  # IoUs that are computed at a time: bounds memory, not results
+BLOCK_PAIRS = 2**20  # IoUs that are computed at a time: bounds memory, not results
 
 
 class Comparison(NamedTuple):
-    """M detections sorted by image and falling score, and the objects of N images, in float64 and pixels.
+    """M detections of N images sorted by image and falling score, and their G objects, in float64 and pixels.
 
-    `given` (M,) is where each detection stood when it was given. `iou` (M, G) is with the objects of its
-    image, and 0 in `own_iou` where these are of another class. `true_boxes` (N, G, 4) and `true_labels`
-    (N, G) are the objects, -1 on padding, of which there is at least one.
+    `given` (M,) is where each detection stood when it was given, `true_image` (G,) the image of each object.
+    `pair` (P, 2) has a detection and an object of its image for each two that overlap, by detection, then
+    object; `iou` (P,) is how much, and `own` (P,) whether both are of one class.
     """
 
+    images: int
     image: np.ndarray
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     given: np.ndarray
-    iou: np.ndarray
-    own_iou: np.ndarray
+    true_image: np.ndarray
     true_boxes: np.ndarray
     true_labels: np.ndarray
+    pair: np.ndarray
+    iou: np.ndarray
+    own: np.ndarray
 
     def rows_by_image(self) -> list[slice]:
         """Which rows are the detections of each image."""
-        ends = np.searchsorted(self.image, np.arange(len(self.true_labels) + 1)).tolist()
+        ends = np.searchsorted(self.image, np.arange(self.images + 1)).tolist()
         return list(map(slice, ends[:-1], ends[1:]))
+
+    def best(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The object (M,) that each detection overlaps most among the chosen pairs (P,), and their IoU (M,).
+
+        -1 and 0 where there is none; of equals the first object.
+        """
+        pairs = np.flatnonzero(chosen)
+        pairs = pairs[np.lexsort((-self.iou[pairs], self.pair[pairs, 0]))]
+        rows, first = np.unique(self.pair[pairs, 0], return_index=True)
+        thing, iou = np.full(len(self.scores), -1), np.zeros(len(self.scores))
+        thing[rows], iou[rows] = self.pair[pairs[first], 1], self.iou[pairs[first]]
+        return thing, iou
 
 
 def compare(
@@ -63,20 +75,37 @@ def compare(
     image = np.repeat(np.arange(len(detections)), [len(one.scores) for one in detections])
     columns = [torch.cat(column) for column in zip(*detections, strict=True)]  # one copy each from a GPU
     found_boxes, scores, found_labels = map(_to_host, columns or (torch.zeros(0, 4), *torch.zeros(2, 0)))
-    true_boxes, true_labels = _to_host(F.pad(boxes, (0, 0, 0, 1))), _to_host(F.pad(labels, (0, 1), value=-1))
-    real = true_labels != -1
+    real = labels != -1
+    true_image = _to_host(real.nonzero()[:, 0]).astype(int)
+    true_boxes, true_labels = _to_host(boxes[real]), _to_host(labels[real])
     _check_values("detection", image, found_boxes, scores, found_labels, classes)
-    no_scores = np.zeros(int(real.sum()))
-    _check_values("ground truth", real.nonzero()[0], true_boxes[real], no_scores, true_labels[real], classes)
-
-    true_boxes = np.where(real[..., None], true_boxes, 0) * scale[:, None]
+    _check_values("ground truth", true_image, true_boxes, np.zeros(len(true_image)), true_labels, classes)
     given = np.lexsort((-scores, image))
     found_boxes, scores, found_labels = (c[given] for c in (found_boxes * scale[image], scores, found_labels))
-    a, b = torch.from_numpy(found_boxes), torch.from_numpy(true_boxes)
-    blocks = np.array_split(np.arange(len(image)), 1 + len(image) * real.shape[1] // BLOCK_CELLS)
-    iou = torch.cat([box_iou(a[rows, None], b[image[rows]])[:, 0] for rows in blocks]).numpy()  # (M, G)
-    own_iou = np.where(found_labels[:, None] == true_labels[image], iou, 0)
-    return Comparison(image, found_boxes, scores, found_labels, given, iou, own_iou, true_boxes, true_labels)
+    true_boxes = true_boxes * scale[true_image]
+    objects = np.bincount(true_image, minlength=images)  # (N,)
+    pair, iou = _overlaps(found_boxes, true_boxes, objects[image], (objects.cumsum() - objects)[image])
+    own = found_labels[pair[:, 0]] == true_labels[pair[:, 1]]
+    found = image, found_boxes, scores, found_labels, given
+    return Comparison(images, *found, true_image, true_boxes, true_labels, pair, iou, own)
+
+
+def _overlaps(
+    boxes: np.ndarray, objects: np.ndarray, counts: np.ndarray, first: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (P, 2) of a box (M, 4) and an object (G, 4) that overlap, and their IoU (P,).
+
+    The objects beside a box are as many as `counts` (M,) says, from `first` (M,) on.
+    """
+    a, b, pairs, ious = torch.from_numpy(boxes), torch.from_numpy(objects), [np.zeros((0, 2), int)], []
+    for rows in np.array_split(np.arange(len(boxes)), 1 + counts.sum() // BLOCK_PAIRS):
+        repeat, ends = counts[rows], counts[rows].cumsum()
+        row = np.repeat(rows, repeat)
+        place = np.arange(len(row)) + np.repeat(first[rows] - ends + repeat, repeat)
+        iou = box_iou(a[row, None], b[place, None])[:, 0, 0].numpy()
+        pairs.append(np.stack([row, place], 1)[iou > 0])
+        ious.append(iou[iou > 0])
+    return np.concatenate(pairs), np.concatenate(ious)
 
 
 def _to_host(values: Tensor) -> np.ndarray:

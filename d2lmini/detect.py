@@ -10,32 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from d2lmini.boxes import box_iou, decode
+from d2lmini.data.detections import Detections
 from d2lmini.model import SCORE_FUNCTIONS
 
 BLOCK = 64  # candidates that are decided together before the rest is thinned out
 CPU_ENTRIES, GPU_ENTRIES = 2**22, 2**28  # of an IoU matrix at a time
 SOFT_NMS = ("linear", "gaussian")
-
-
-class Detections(NamedTuple):
-    """What was found in one image, best first: `boxes` (D, 4) corners in [0, 1], `scores` (D,),
-    `labels` (D,) class ids from 0 (background is not counted)."""
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def at_least(self, score: float) -> Detections:
-        """Only those with at least this score."""
-        chosen = self.scores >= score
-        return Detections(*(t[chosen] for t in self))
 
 
 @dataclass(frozen=True)

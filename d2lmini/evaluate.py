@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from d2lmini.compare import Comparison, compare
-
-if TYPE_CHECKING:
-    from d2lmini.detect import Detections
+from d2lmini.data.detections import Detections
 
 COCO_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 COCO_RECALL_LEVELS = np.linspace(0, 1, 101)
@@ -138,6 +136,45 @@ class Metrics(ClassMetrics):
         return "\n".join(lines)
 
 
+class Judged(NamedTuple):
+    """Detections and objects, compared, and what each of the M detections is at every size and IoU threshold.
+
+    `coco` (M, S, T) and `voc` (M,) are statuses; `in_range` (G, S) says which objects are of each size.
+    """
+
+    classes: list[str]
+    found: Comparison
+    in_range: np.ndarray
+    coco: np.ndarray
+    voc: np.ndarray
+
+    def of_class(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The detections of a class, best first, and the rank of each in its image."""
+        rows = np.flatnonzero(self.found.labels == k)
+        image, order = self.found.image[rows], np.argsort(-self.found.scores[rows], kind="stable")
+        rank = np.arange(len(rows)) - np.searchsorted(image, image)
+        return rows[order], rank[order]  # ties stay in the order of the images
+
+
+def judge(
+    detections: Sequence[Detections],
+    boxes: Tensor,
+    labels: Tensor,
+    *,
+    classes: int | Sequence[str],
+    image_size: int | tuple[int, int] | Tensor = 256,
+) -> Judged:
+    """Match the detections of N images with their objects; everything is as in `evaluate`."""
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
+    if isinstance(classes, str) or not names or len(set(names)) < len(names):
+        raise ValueError(f"classes must be a positive count or distinct names, got {classes!r}")
+    found = compare(detections, boxes, labels, image_size, len(names))
+    in_range = _in_ranges(found.true_boxes)  # (G, S)
+    coco = coco_match(found, COCO_IOU_THRESHOLDS, in_range)  # (M, S, T)
+    coco[(coco == FALSE_POSITIVE) & ~_in_ranges(found.boxes)[..., None]] = IGNORED
+    return Judged(names, found, in_range, coco, voc_match(found, 0.5))
+
+
 def evaluate(
     detections: Sequence[Detections],
     boxes: Tensor,
@@ -165,32 +202,19 @@ def evaluate(
     >>> round(metrics.ap, 6), metrics.ap_small
     (1.0, nan)
     """
-    names = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
-    if isinstance(classes, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"classes must be a positive count or distinct names, got {classes!r}")
-    found = compare(detections, boxes, labels, image_size, len(names))
-    in_range = _in_ranges(found.true_boxes)  # (N, G, S)
-    coco = np.zeros((len(found.scores), len(SIZES), len(COCO_IOU_THRESHOLDS)), np.int8)  # (M, S, T)
-    voc = np.zeros(len(found.scores), np.int8)
-    for i, rows in enumerate(found.rows_by_image()):
-        coco[rows] = coco_match(found.own_iou[rows], COCO_IOU_THRESHOLDS, in_range[i])
-        voc[rows] = voc_match(found.own_iou[rows], 0.5)
-    coco[(coco == FALSE_POSITIVE) & ~_in_ranges(found.boxes)[..., None]] = IGNORED
-
+    judged = judge(detections, boxes, labels, classes=classes, image_size=image_size)
     per_class = {}
-    for k, name in enumerate(names):
-        rows = np.flatnonzero(found.labels == k)
-        rank = np.arange(len(rows)) - np.searchsorted(found.image[rows], found.image[rows])  # in its image
-        order = np.argsort(-found.scores[rows], kind="stable")  # ties stay in the order of the images
-        rows, objects = rows[order], in_range[found.true_labels == k].sum(0)  # (S,)
-        per_class[name] = _class_metrics(found.scores[rows], rank[order], coco[rows], voc[rows], objects)
+    for k, name in enumerate(judged.classes):
+        rows, rank = judged.of_class(k)
+        objects = judged.in_range[judged.found.true_labels == k].sum(0)  # (S,)
+        scores, statuses = judged.found.scores[rows], (judged.coco[rows], judged.voc[rows])
+        per_class[name] = _class_metrics(scores, rank, *statuses, objects)
     columns = {f.name: [getattr(one, f.name) for one in per_class.values()] for f in fields(ClassMetrics)}
     total = sum(columns.pop("objects"))
     defined = {name: [v for v in column if not math.isnan(v)] for name, column in columns.items()}
     means = {name: sum(values) / len(values) if values else math.nan for name, values in defined.items()}
-    return Metrics(
-        **means, objects=total, per_class=per_class, images=len(detections), detections=len(found.scores)
-    )
+    counts = {"objects": total, "images": len(detections), "detections": len(judged.voc)}
+    return Metrics(**means, **counts, per_class=per_class)
 
 
 def _class_metrics(
@@ -203,8 +227,10 @@ def _class_metrics(
     recall = hits.mean(-1) / np.where(objects, objects, np.nan)  # (3, S)
     scores_kept, status = scores[kept[-1]], np.moveaxis(coco[kept[-1]], 0, -1)  # (S, T, M)
     sizes = zip(status, objects, strict=True)
-    ap = np.array([[coco_ap(_curve(scores_kept, t, count)) for t in size] for size, count in sizes])  # (S, T)
-    curve = _curve(scores, voc, objects[0])
+    ap = np.array(
+        [[coco_ap(curve_of(scores_kept, t, count)) for t in size] for size, count in sizes]
+    )  # (S, T)
+    curve = curve_of(scores, voc, objects[0])
     numbers = {"ap": ap[0].mean(), "ap50": ap[0, 0], "ap75": ap[0, 5]}  # thresholds 0.50 and 0.75
     numbers |= {f"ar{most}": recall[i, 0] for i, most in enumerate(COCO_MAX_DETECTIONS)}
     numbers |= {f"ap_{size}": ap[s].mean() for s, size in enumerate(SIZES) if s}
@@ -230,11 +256,11 @@ def precision_recall(
     found = compare(detections, boxes, labels)
     rows = np.flatnonzero(found.labels == class_id)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]  # ties stay in the order of the images
-    status = match_all(found, iou_threshold)[rows]
-    return _curve(found.scores[rows], status, int((found.true_labels == class_id).sum()))
+    status = (match_objects(found, iou_threshold)[rows] >= 0).astype(int)
+    return curve_of(found.scores[rows], status, int((found.true_labels == class_id).sum()))
 
 
-def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
+def curve_of(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
     """Precision and recall from the status of each detection, best first; the ignored leave no point."""
     counted = status != IGNORED
     hits = np.cumsum(status[counted] == TRUE_POSITIVE)
@@ -242,41 +268,65 @@ def _curve(scores: np.ndarray, status: np.ndarray, objects: int) -> Curve:
     return Curve(scores[counted], hits / np.arange(1, len(hits) + 1), recall, objects)
 
 
-def coco_match(iou: np.ndarray, thresholds: np.ndarray, in_range: np.ndarray) -> np.ndarray:
-    """Give each detection, best first, the best object that is still free: status (D, S, T).
-
-    Shapes: iou (D, G), 0 between classes, detections best first; thresholds (T,), rising; in_range (G, S),
-    which objects are of each size. An object in range goes before one that is not, then the larger IoU,
-    then the later object.
-    """
-    objects, sizes = in_range.shape
-    order = iou.argsort(1, kind="stable").argsort(1) + 1  # (D, G), 1 to G, no two alike
-    wish = (order[..., None] + objects * in_range)[..., None]  # (D, G, S, 1), above G in range
-    fits = (iou[..., None] >= thresholds)[:, :, None]  # (D, G, 1, T)
-    free = np.ones((objects, sizes, len(thresholds)), bool)
-    best = np.zeros((len(iou), sizes, len(thresholds)), int)
-    for d in np.flatnonzero(iou.max(1) >= thresholds[0]):
-        choice = wish[d] * (fits[d] & free)  # (G, S, T), 0 where the object is taken or fits too little
-        best[d] = choice.max(0)
-        free &= (choice < best[d]) | (best[d] == 0)
-    return np.where(best > objects, TRUE_POSITIVE, np.where(best > 0, IGNORED, FALSE_POSITIVE))
-
-
-def match_all(found: Comparison, iou_threshold: float) -> np.ndarray:
-    """Status (M,) of all detections at one IoU threshold, by COCO's matching."""
-    status, every = np.zeros(len(found.scores), np.int8), np.ones((found.iou.shape[1], 1), bool)
-    for rows in found.rows_by_image():
-        status[rows] = coco_match(found.own_iou[rows], np.array([iou_threshold]), every)[:, 0, 0]
+def coco_match(found: Comparison, thresholds: np.ndarray, in_range: np.ndarray) -> np.ndarray:
+    """Status (M, S, T) by COCO's matching at rising thresholds (T,); in_range (G, S): who is of each size."""
+    rows, objects = _choose(found, thresholds, in_range)
+    status = np.full((len(found.scores), *objects.shape[1:]), FALSE_POSITIVE, np.int8)
+    right = np.where(in_range[objects, np.arange(in_range.shape[1])[:, None]], TRUE_POSITIVE, IGNORED)
+    status[rows] = np.where(objects < 0, FALSE_POSITIVE, right)
     return status
 
 
-def voc_match(iou: np.ndarray, threshold: float) -> np.ndarray:
-    """Status (D,) where each detection, best first, looks at its best object only: wrong if that is taken.
-    iou (D, G) is 0 between classes."""
-    status = np.full(len(iou), FALSE_POSITIVE)
-    claims = np.flatnonzero(iou.max(1) >= threshold)
-    _, first = np.unique(iou[claims].argmax(1), return_index=True)
-    status[claims[first]] = TRUE_POSITIVE
+def match_objects(found: Comparison, iou_threshold: float) -> np.ndarray:
+    """The object (M,) that each detection finds at one IoU threshold, by COCO's matching, or -1."""
+    every = np.ones((len(found.true_labels), 1), bool)
+    rows, objects = _choose(found, np.array([iou_threshold]), every)
+    chosen = np.full(len(found.scores), -1)
+    chosen[rows] = objects[:, 0, 0]
+    return chosen
+
+
+def _choose(found: Comparison, thresholds: np.ndarray, in_range: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give each detection, best first, the best object of its class that is still free, or -1.
+
+    Returns the detections (R,) that overlap an object enough, and the object that each gets (R, S, T). An
+    object in range goes before one that is not, then the larger IoU, then the later object. The first
+    detections of all images and classes choose at once, then the second: of one round no two want one object.
+    """
+    pairs = np.flatnonzero(found.own & (found.iou >= thresholds[0]))
+    pairs = pairs[np.lexsort((found.iou[pairs], found.pair[pairs, 0]))]  # stable: later objects last
+    thing, most = found.pair[pairs, 1], len(pairs)
+    rows, row = np.unique(found.pair[pairs, 0], return_inverse=True)  # (R,), (P,)
+    wish = np.arange(1, most + 1)[:, None] + most * in_range[thing]  # (P, S), above P in range
+    fits = found.iou[pairs, None, None] >= thresholds  # (P, 1, T)
+    free = np.ones((*in_range.shape, len(thresholds)), bool)
+    best = np.zeros((len(rows), *free.shape[1:]), int)
+    turn = _turns(found, rows)[row]
+    order = np.argsort(turn, kind="stable")
+    for p in np.split(order, np.flatnonzero(np.diff(turn[order])) + 1) if most else ():
+        choice = wish[p, :, None] * (fits[p] & free[thing[p]])  # (p, S, T), 0 where taken or fits too little
+        starts = np.flatnonzero(np.diff(row[p], prepend=-1))
+        best[row[p][starts]] = np.maximum.reduceat(choice, starts)
+        free[thing[p]] &= (choice < best[row[p]]) | (choice == 0)
+    return rows, np.where(best > 0, thing[(best - 1) % max(most, 1)], -1) if most else best
+
+
+def _turns(found: Comparison, rows: np.ndarray) -> np.ndarray:
+    """How many others of its image and class are before each of some detections (R,)."""
+    order = np.lexsort((found.labels[rows], found.image[rows]))
+    group = np.stack([found.image[rows], found.labels[rows]], 1)[order]
+    start = np.flatnonzero((np.diff(group, axis=0, prepend=-1) != 0).any(1))
+    turn = np.empty(len(rows), int)
+    turn[order] = np.arange(len(rows)) - np.repeat(start, np.diff(start, append=len(rows)))
+    return turn
+
+
+def voc_match(found: Comparison, threshold: float) -> np.ndarray:
+    """Status (M,) where each detection, best first, looks at its best object only: wrong if that is taken."""
+    thing, iou = found.best(found.own)
+    claims = np.flatnonzero(iou >= threshold)
+    status = np.full(len(found.scores), FALSE_POSITIVE, np.int8)
+    status[claims[np.unique(thing[claims], return_index=True)[1]]] = TRUE_POSITIVE
     return status
 
 
@@ -292,7 +342,9 @@ def _short(value: float) -> str:
 
 
 def nan_to_none(value: Any) -> Any:
-    """The same with None for NaN, at any depth of dictionaries, since JSON has no NaN."""
+    """The same with None for NaN, at any depth of dictionaries and tuples, since JSON has no NaN."""
     if isinstance(value, dict):
         return {key: nan_to_none(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and math.isnan(value) else value

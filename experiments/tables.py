@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from d2lmini import AnchorSpec, TinyBackbone, TinySSD, checkpoint, inspect
-from d2lmini.errors import ANCHOR_RATES
+from d2lmini.engine.anchor_errors import ANCHOR_RATES
 from d2lmini.mobilenet import TopDownMobileNetV2
 from experiments import rows, sweep
 from experiments.questions import QUESTIONS

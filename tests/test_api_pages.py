@@ -43,6 +43,7 @@ def test_every_public_module_is_in_the_reference():
         "d2lmini.cli.console",
         "d2lmini.cli.doctor",
         "d2lmini.cli.options",
+        "d2lmini.cli.scoring",
         "d2lmini.cli.shared",
         "d2lmini.cli.training",
         "d2lmini.__main__",

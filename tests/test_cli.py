@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from benchmarks import photographs
-from d2lmini import checkpoint, cli, detect, train, transfer
-from d2lmini.cli import main, training
+from d2lmini import checkpoint, detect, train, transfer
+from d2lmini.cli import main, scoring, training
 from d2lmini.data import open_data
 from d2lmini.data.images import read_image, to_tensor
 from d2lmini.detect import DetectConfig
@@ -284,6 +284,40 @@ def test_options_of_evaluate_change_what_they_name_and_nothing_else(plain, tmp_p
     assert {name for name in ("metrics", "anchors", "errors") if record[name] != plain[name]} == changed
 
 
+def test_evaluate_tells_how_far_scores_can_be_trusted(tmp_path, capsys):
+    record = evaluated(tmp_path, "--out", str(tmp_path / "plots"))
+    ap = record["intervals"]["overall"]["ap"]
+    assert ap[0] == pytest.approx(record["metrics"]["ap"])
+    assert ap[1] < ap[0] < ap[2]
+    said = capsys.readouterr().out
+    assert f"AP           {ap[0]:.3f}  {ap[1]:.3f} to {ap[2]:.3f}\n" in said
+    for words in ("6 images", "best F1", "(ECE)", "errors cost AP50: localization", "found as"):
+        assert words in said
+    assert len(record["confusion"]) == len(record["metrics"]["per_class"]) + 1
+    assert set(record["costs"]) >= {"localization", "missed"}
+    assert {path.name for path in (tmp_path / "plots").glob("*.png")} == {"confusion.png", "calibration.png"}
+
+
+def test_two_models_are_compared_on_the_same_images(tmp_path, capsys):
+    weak = tmp_path / "weak.safetensors"
+    model, info = checkpoint.load_model(SCENES[1])
+    torch.nn.init.zeros_(model.box_heads[1].weight)
+    checkpoint.save_model(weak, model, info)
+    options = ["--data", "scenes", "--count", "6", "--quiet", "--out", str(tmp_path / "plots")]
+    both = ["--compare", str(weak), SCENES[1], "--json", str(tmp_path / "c.json")]
+    assert main(["evaluate", *options, *both]) == 0
+    record = json.loads((tmp_path / "c.json").read_text())
+    aps = [evaluated(tmp_path, "--model", name)["metrics"]["ap"] for name in (str(weak), SCENES[1])]
+    assert record["overall"]["ap"][0] == pytest.approx(aps[1] - aps[0], abs=0.02)  # another precision
+    assert record["overall"]["ap"][0] > 0
+    assert len(record["by_image"]) == 6
+    said = capsys.readouterr().out
+    assert "it gains most in: " in said
+    assert (tmp_path / "plots" / "compare.png").stat().st_size > 1000
+    assert main(["evaluate", *options, "--compare", SCENES[1]]) == 2
+    assert "--compare takes two checkpoints, not 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -540,7 +574,7 @@ def scored(monkeypatch) -> list[torch.Tensor]:
         sets.append(torch.cat([batch.images for batch in source.in_order()]))
         return validate(model, source, *given, **options)
 
-    for module in (cli, training):
+    for module in (scoring, training):
         monkeypatch.setattr(module, "validate", spy)
     return sets
 

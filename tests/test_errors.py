@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from d2lmini.boxes import box_iou
 from d2lmini.detect import Detections
-from d2lmini.errors import ERROR_KINDS, anchor_metrics, error_breakdown, error_kinds
+from d2lmini.engine.anchor_errors import anchor_metrics
+from d2lmini.errors import ERROR_KINDS, error_breakdown, error_kinds
 from d2lmini.evaluate import evaluate, precision_recall
 from d2lmini.matching import Targets
 from d2lmini.model import Predictions

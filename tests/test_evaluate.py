@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -285,7 +286,7 @@ def test_coco_looks_at_the_best_hundred_of_each_class_and_image_and_voc_at_all()
 def test_the_size_of_a_block_changes_nothing(monkeypatch):
     cases = [random_case(seed) for seed in range(20)]
     expected = [case.metrics().as_dict() for case in cases]
-    monkeypatch.setattr(compare, "BLOCK_CELLS", 1)
+    monkeypatch.setattr(compare, "BLOCK_PAIRS", 1)
     assert [case.metrics().as_dict() for case in cases] == expected
 
 
@@ -464,7 +465,7 @@ def test_values_that_are_not_finite_are_refused_with_the_image(counted, bad):
     for field in ("scores", "boxes"):
         values = getattr(good, field).clone()
         values.view(-1)[0] = bad
-        broken = [good, good._replace(**{field: values})]
+        broken = [good, replace(good, **{field: values})]
         with pytest.raises(ValueError, match=r"image 1: detection with .* infinite"):
             counted._replace(detections=broken).metrics()
     boxes = counted.boxes.clone()
@@ -491,7 +492,7 @@ def test_shapes_that_disagree_are_refused_with_both_numbers(counted):
         counted._replace(detections=counted.detections[:1]).metrics()
     with pytest.raises(ValueError, match=r"\(2, 2, 4\) and \(2, 1\)"):
         counted._replace(labels=counted.labels[:, :1]).metrics()
-    uneven = counted.detections[0]._replace(labels=torch.zeros(1).long())
+    uneven = replace(counted.detections[0], labels=torch.zeros(1).long())
     with pytest.raises(ValueError, match="image 1: detections must have"):
         counted._replace(detections=[counted.detections[0], uneven]).metrics()
 

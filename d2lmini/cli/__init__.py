@@ -13,33 +13,37 @@ import warnings
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from d2lmini import checkpoint, errors, inspect, plots, transfer
+from d2lmini import inspect, plots, transfer
 from d2lmini.anchors import TINY_SSD_ANCHORS, make_anchors, suggest_anchors
 from d2lmini.cli.console import any_terminal, complain, say, tell
 from d2lmini.cli.doctor import run_doctor
 from d2lmini.cli.options import make_parser
+from d2lmini.cli.scoring import run_evaluate
 from d2lmini.cli.shared import (
     chosen,
     is_folder,
+    load_model,
+    open_as_trained,
     open_sets,
-    report,
     require_objects,
     save_sheet,
-    sources_of,
     write_json,
 )
 from d2lmini.cli.training import run_train
-from d2lmini.data import PHOTOGRAPHS, PRESETS, annotated, collate, convert, entries, files, images, sources
+from d2lmini.data import collate, convert, entries, files, images, sources
+from d2lmini.data.detections import Detections
 from d2lmini.data.output import check_file, results_folder
-from d2lmini.detect import DetectConfig, Detections, detect
+from d2lmini.data.results import coco_results
+from d2lmini.detect import DetectConfig, detect
 from d2lmini.engine import devices, distributed, interrupts, state
-from d2lmini.engine.validation import predict_batched, validate
+from d2lmini.engine.validation import predict_batched
 from d2lmini.interop import export
 from d2lmini.mobilenet import TopDownMobileNetV2
 from d2lmini.model import TinyBackbone, TinySSD, map_shapes
@@ -76,56 +80,14 @@ def _run(options: Namespace) -> int:
         return 2
 
 
-def run_evaluate(options: Namespace) -> None:
-    """Score a checkpoint on annotated images."""
-    model, info = _load_model(options.model, devices.pick_device(options.device))
-    if options.json:
-        check_file(options.json)
-    (source,) = sources_of(options, _open_as_trained(options, model, info))
-    thresholds = {"match_iou_threshold": options.match_iou, **chosen(DetectConfig, options)}
-    result = validate(model, source, info.classes, precision=options.precision, **thresholds)
-    truth = source.ground_truth()
-    breakdown = errors.error_breakdown(result.detections, *truth, score_threshold=options.score)
-    tell(report(result))
-    tell(f"at scores ≥ {options.score:g}: {', '.join(f'{k} {n}' for k, n in breakdown.as_dict().items())}")
-    if options.json:
-        parts = {"metrics": result.metrics, "anchors": result.anchors, "errors": breakdown}
-        record = {"model": options.model, "data": options.data, "machine": devices.describe()}
-        write_json(Path(options.json), record | {name: part.as_dict() for name, part in parts.items()})
-
-
-def _open_as_trained(options: Namespace, model: TinySSD, info: checkpoint.ModelInfo) -> Any:
-    """Images of the model's size and classes; a folder is divided as in training unless options tell how."""
-    shape: dict[str, Any] = {"size": model.image_size[0], "resize_mode": info.resize_mode}
-    if is_folder(options):
-        shape["classes"] = info.classes
-    told = {options.data_seed, options.val_fraction, options.train_list, options.val_list} != {None}
-    if info.split and not told and options.data not in (*PRESETS, PHOTOGRAPHS):
-        shape["split_record"] = info.split
-    (dataset,) = open_sets(options, {options.split: options.count}, **shape)
-    if tuple(dataset.classes) != info.classes:
-        # a folder names its labels, so it need not hold all classes of the model, but none beside them
-        if not isinstance(dataset, annotated.AnnotatedImages) or not {*dataset.classes} <= {*info.classes}:
-            raise ValueError(
-                f"{options.model} finds {', '.join(info.classes)}, but {options.data} holds "
-                f"{', '.join(dataset.classes)}: score it on data of its own classes"
-            )
-        dataset.classes = info.classes
-    now = dataset.split_record
-    if options.split in ("val", "test") and info.split and now and now["files"] != info.split["files"]:
-        how = "anew at random" if now["by"] == "seed" else "by its own folders or lists"
-        say(
-            f"{options.data} does not hold the training images of {options.model}, and is divided {how}: "
-            "images that the model was trained on may be among them"
-        )
-    return dataset
-
-
 def run_detect(options: Namespace) -> None:
     """Find objects in images of your own; a PNG with boxes and a JSON file for each."""
-    model, info = _load_model(options.model, devices.pick_device(options.device))
+    model, info = load_model(options.model, devices.pick_device(options.device))
     model, out = export.inference_model(model), results_folder(options.out)
+    if options.coco:
+        check_file(options.coco)
     faults: list[str] | None = [] if options.skip_bad else None
+    results: list[dict[str, Any]] = []
     for name, path in _image_files(options.images, out).items():
         with files.skipping(faults):
             image = images.read_image(path)
@@ -134,8 +96,11 @@ def run_detect(options: Namespace) -> None:
             rows = _rows(found, image.size, info.classes)
             record = {"image": str(path), "width": image.width, "height": image.height, "detections": rows}
             write_json(out / f"{name}.json", record)
+            results += coco_results(found, (image.height, image.width), name, info.classes)
             what = ", ".join(f"{row['class']} {row['score']:.2f}" for row in rows)
             tell(f"{path}: {what or 'nothing found'} → {out / name}.png")
+    if options.coco:
+        write_json(Path(options.coco), results)
     for fault in faults or ():
         say(f"skipped: {fault}")
 
@@ -176,12 +141,12 @@ def _find(model: TinySSD, image: Image.Image, resize_mode: str, options: Namespa
     (found,) = detect(*predictions, model.anchors, **thresholds)
     boxes = images.placement(image.size, model.image_size, resize_mode).out_of_square(found.boxes)
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # not those in a band beside the image
-    return Detections(boxes[inside], found.scores[inside], found.labels[inside])
+    return replace(found, boxes=boxes)[inside]
 
 
 def _rows(found: Detections, size: tuple[int, int], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Detections for JSON, in pixels of an image of `size` (width, height)."""
-    pixels = found._replace(boxes=found.boxes.cpu().double() * torch.tensor(size * 2))
+    pixels = replace(found, boxes=found.boxes.cpu().double() * torch.tensor(size * 2))
     return [
         {"class": classes[label], "score": round(score, 4), "box": [round(edge, 1) for edge in box]}
         for box, score, label in zip(*(t.tolist() for t in pixels), strict=True)
@@ -240,7 +205,7 @@ def _report_anchors(options: Namespace, dataset: Any) -> None:
 
 def run_export(options: Namespace) -> None:
     """Write a checkpoint as files for use elsewhere: Python, web pages, ONNX."""
-    model, info = _load_model(options.model)
+    model, info = load_model(options.model)
     path, written = Path(options.model), {}
     for file in filter(None, (options.page, options.onnx)):
         check_file(file)
@@ -256,7 +221,7 @@ def run_export(options: Namespace) -> None:
     if options.page:
         samples = []
         if options.data:
-            dataset = _open_as_trained(options, model, info)
+            dataset = open_as_trained(options, model, info)
             samples = [dataset[i] for i in range(min(options.count, len(dataset)))]
         export.save_page(options.page, model, info, samples)
         written[Path(options.page)] = "a page to open or to send"
@@ -265,12 +230,6 @@ def run_export(options: Namespace) -> None:
         written[Path(options.onnx)] = f"ONNX, opset {export.OPSET}"
     for path, what in written.items():
         tell(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {what}")
-
-
-def _load_model(name: str, device: torch.device | str = "cpu") -> tuple[TinySSD, checkpoint.ModelInfo]:
-    """The detector of a file, or the one of that name that comes with the package."""
-    shipped = not Path(name).exists() and (checkpoint.WEIGHTS / f"{name}.safetensors").is_file()
-    return (checkpoint.pretrained if shipped else checkpoint.load_model)(name, device)
 
 
 COMMANDS = {"train": run_train, "evaluate": run_evaluate, "detect": run_detect, "data": run_data}

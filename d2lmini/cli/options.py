@@ -23,14 +23,19 @@ OPTIONS = """
   d    images IMAGE...          image files, or folders of them
      o folder FOLDER            annotated images
    a   data DATA=bananas        bananas, scenes, d2l-bananas or a folder
- e  x  --model FILE=runs/bananas/best.safetensors  a checkpoint, or everyday or scenes
+ e  x  --model FILE=runs/bananas/best.safetensors  checkpoint, everyday, scenes
   d    --model FILE=everyday    a checkpoint, or everyday or scenes
 t      --out FOLDER             where checkpoints and images go (required)
   d    --out FOLDER=detections  where PNG and JSON files go
+  d    --coco FILE              all detections in one file, as COCO's results (JSON)
    a   --out FILE=data.png      the contact sheet
      o --out FILE=doctor.png    a contact sheet of the boxes that look wrong
     x  --out FOLDER             inference checkpoint and weights script (export)
 t      --resume                 go on with the run in --out, if there is one
+ e     --compare FILE...        two checkpoints: which is better, and on which images
+ e     --predictions FILE       score these instead: COCO's results (JSON), of any detector
+ e     --suspects               instead: which labels may be wrong (no model needed; minutes)
+ e     --out FOLDER             where images go: confusion matrix, calibration, comparison, suspects
  e   o --json FILE              where to write all numbers
   d    --skip-bad               go on where an image cannot be read
    a   --convert FORM OUT       write a folder anew as voc, coco or yolo: OUT must be new

@@ -41,7 +41,7 @@ def is_coco(content: Any) -> bool:
 
 def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -> Found:
     """A folder in COCO's form, its JSON files read. Classes do not depend on the split. Raises DataError."""
-    classes = {name for path, content in contents.items() for name in _categories(content, path).values()}
+    classes = {name for path, content in contents.items() for name in read_categories(content, path).values()}
     splits = {path: split_of(*path.relative_to(root).parts[:-1], file=path.stem) for path in contents}
     groups, index = group_by_split(splits, root, options), ImageIndex(root)
     for part in groups.keys() & {*SPLITS}:
@@ -63,14 +63,14 @@ def read_coco(root: Path, contents: Mapping[Path, dict], options: LoadOptions) -
 
 def _annotations(content: dict, path: Path, split: str | None, options: LoadOptions) -> list[Annotation]:
     """What one file holds; an image with a faulty record goes whole, as its objects are not all known."""
-    classes, (images, faulty) = _categories(content, path), _images(content, path, split, options)
+    classes, (images, faulty) = read_categories(content, path), _images(content, path, split, options)
     _refuse_corners(content, path, images)
     objects: dict[Any, list[Object]] = {key: [] for key in images}
     left_out, enclosed = Counter[Any](), Counter[Any]()
     for record, where in _records(content, "annotations", path):
         key = None
         with skipping(options.faults):
-            if (key := _id(record, "image_id", where)) in faulty:
+            if (key := read_id(record, "image_id", where)) in faulty:
                 continue
             found, outlined = _object(record, key, classes, images, where)
             if options.difficult or not is_marked(record.get("iscrowd")):
@@ -88,11 +88,11 @@ def _annotations(content: dict, path: Path, split: str | None, options: LoadOpti
     ]
 
 
-def _categories(content: dict, path: Path) -> dict[Any, str]:
+def read_categories(content: dict, path: Path) -> dict[Any, str]:
     """Class names by their ids, which need not be in a row."""
     classes: dict[Any, str] = {}
     for record, where in _records(content, "categories", path):
-        key, name = _id(record, "id", where), _get(record, "name", where).strip()
+        key, name = read_id(record, "id", where), _get(record, "name", where).strip()
         if not name:
             raise DataError(f"{where}: 'name' is empty: give the class a name")
         if classes.setdefault(key, name) != name:
@@ -109,13 +109,13 @@ def _images(
     for record, where in _records(content, "images", path):
         key = None
         with skipping(options.faults):
-            key = _id(record, "id", where)
+            key = read_id(record, "id", where)
             if key in images:
                 raise DataError(f"{where}: the id {key!r} is used twice: ids must differ")
             size = as_size(record.get("width"), record.get("height"))
             if not isinstance(name := _name(record), str):
                 raise DataError(f"{where}: 'file_name' is {name!r:.80}: it is missing or of the wrong kind")
-            images[key] = Annotation(path, f"{path}, image {key}", (name,), (), size, split)
+            images[key] = Annotation(path, f"{path}, image {key}", (name,), (), size, split, key=key)
             continue
         faulty.add(key)
     return images, faulty
@@ -144,7 +144,7 @@ def _get(record: dict, key: str, where: str) -> Any:
     return value
 
 
-def _id(record: dict, key: str, where: str) -> int | str:
+def read_id(record: dict, key: str, where: str) -> int | str:
     """An id: a number or text, the same however it is written (7, 7.0 and "7")."""
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
@@ -157,7 +157,7 @@ def _id(record: dict, key: str, where: str) -> int | str:
 def _object(record: dict, image: Any, classes: dict, images: dict, where: str) -> tuple[Object, bool]:
     """The object of a record, and whether its box is that around an outline."""
     for key, value, known in (("image_id", image, images), ("category_id", None, classes)):
-        value = _id(record, key, where) if value is None else value
+        value = read_id(record, key, where) if value is None else value
         if value not in known:
             raise DataError(f"{where}: {key!r} is {record[key]!r}, which is not in the file: add it")
     name, size = classes[value], images[image].size
@@ -222,7 +222,7 @@ def _refuse_corners(content: dict, path: Path, images: Mapping[Any, Annotation])
     as_sides, as_corners = [], []
     for record, where in _records(content, "annotations", path):
         with suppress(DataError):
-            size = images[key].size if (key := _id(record, "image_id", where)) in images else None
+            size = images[key].size if (key := read_id(record, "image_id", where)) in images else None
             if size is not None:
                 left, top, right, bottom = _box(record, where)
                 as_sides.append(right <= size[0] + 1 and bottom <= size[1] + 1)

@@ -28,7 +28,7 @@ class Object(NamedTuple):
 class Entry(NamedTuple):
     """One annotated image; `where` names the annotation in messages, `size` is (width, height) if given.
 
-    The edges of its objects are in pixels, or in `fractions` of the image's sides.
+    The edges of its objects are in pixels, or in `fractions` of the image's sides. `key` is COCO's id of it.
     """
 
     image: Path
@@ -36,6 +36,7 @@ class Entry(NamedTuple):
     where: str
     size: tuple[int, int] | None = None
     fractions: bool = False
+    key: int | str | None = None
 
 
 class Annotation(NamedTuple):
@@ -54,6 +55,7 @@ class Annotation(NamedTuple):
     left_out: int = 0
     enclosed: int = 0
     flat: int = 0
+    key: int | str | None = None
 
 
 @dataclass(frozen=True)

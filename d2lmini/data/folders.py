@@ -16,7 +16,7 @@ from typing import Any
 from d2lmini.data import files as on_disk
 from d2lmini.data.annotated import AnnotatedImages
 from d2lmini.data.bananas import find_archive, read_bananas
-from d2lmini.data.coco import is_coco, read_coco
+from d2lmini.data.coco import is_coco, read_categories, read_coco
 from d2lmini.data.cvat import read_cvat
 from d2lmini.data.entries import Found, LoadOptions, choose_classes
 from d2lmini.data.files import DataError, DataWarning, parse_json
@@ -130,6 +130,13 @@ def read_folder(root: Path, options: LoadOptions) -> Found:
     if xml:
         return read_voc(root, xml, options)
     raise DataError(refuse(root, contents))
+
+
+def coco_categories(root: Path) -> dict[int | str, str]:
+    """The classes of a folder in COCO's form by their ids there."""
+    contents = _read_json(root, LoadOptions())
+    files = {path: content for path, content in contents.items() if is_coco(content)}
+    return {key: name for path, one in files.items() for key, name in read_categories(one, path).items()}
 
 
 def _read_json(root: Path, options: LoadOptions) -> dict[Path, Any]:

@@ -111,7 +111,7 @@ class ImageIndex:
         entries = []
         for one in annotations:
             with skipping(options.faults):
-                entries.append(Entry(self.find(one), one.objects, one.where, one.size))
+                entries.append(Entry(self.find(one), one.objects, one.where, one.size, key=one.key))
         return entries
 
     def beside(self, used: Collection[Path]) -> list[Path]:

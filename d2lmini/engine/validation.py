@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from d2lmini.data.detections import Detections
 from d2lmini.data.samples import Batch, pad_objects
 from d2lmini.data.sources import BatchSource, as_source
-from d2lmini.detect import Detections, detect
+from d2lmini.detect import detect
 from d2lmini.engine import devices
+from d2lmini.engine.anchor_errors import ANCHOR_RATES, AnchorMetrics, anchor_metrics
 from d2lmini.engine.distributed import Ranks
-from d2lmini.errors import ANCHOR_RATES, AnchorMetrics, anchor_metrics
 from d2lmini.evaluate import Metrics, evaluate
 from d2lmini.matching import match
 from d2lmini.model import Predictions, TinySSD
