@@ -1,6 +1,7 @@
 """Sphinx extension: what the live detector fetches at its first click, as files of the book.
 
-`_static/live/` gets the code (`live.js`, `teach.js`) and the weights scripts of the detectors that the package ships.
+`_static/live/` gets the code (`live.js`, `teach.js`) and the weights scripts of the detectors that the
+package ships.
 Both are classic scripts, which load from a disk too; pages fetch them only when a reader wants to use it.
 """
 

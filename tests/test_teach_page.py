@@ -1,4 +1,4 @@
-"""The page that teaches, in Chromium: images in, boxes drawn, a detector trained, used, kept, opened again."""
+"""The page that teaches, in Chromium: images in, boxes drawn, a detector trained, used, kept, reopened."""
 
 from __future__ import annotations
 
@@ -234,7 +234,9 @@ def test_a_zip_of_the_page_can_be_opened_again(browser, teach_book, photographs,
     tab.locator("input[accept='.zip']").set_input_files(path)
     sheet(tab, 2)
     project = tab.evaluate(
-        f"(({{ project }}) => [project.classes, project.images.map((i) => [i.name, i.objects, i.labelled])])({STATE})"
+        "(({ project: { classes, images } }) => "
+        "[classes, images.map((i) => [i.name, i.objects, i.labelled])])"
+        f"({STATE})"
     )
     assert project[0] == ["<!--<script>", "</script>"]
     assert project[1][0] == ["p0.png", [{"box": [0.25, 0.25, 0.75, 0.5], "label": 0}], True]

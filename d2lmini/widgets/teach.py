@@ -1,6 +1,6 @@
 """Teach it: label images, train a detector on them and use it, all of it in the reader's browser.
 
-The page computes; Python says what it needs to know: the network's plan, its anchors, the names of its weights.
+The page computes; Python says what it needs to know: the network's plan, anchors, the names of its weights.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def teaching_model(classes: Sequence[str], size: tuple[int, int] = SIZE) -> Tiny
 def template() -> dict[str, Any]:
     """What the page has to know of the detector that is learned in it, for a single class, as JSON.
 
-    `record` is that of `browser_model` without weights, `description` that of `describe_model`, `convs` has the
-    name and shape of each convolution in the order of the plan, and whether it has a bias.
+    `record` is that of `browser_model` without weights, `description` that of `describe_model`, `convs` has
+    the name and shape of each convolution in the order of the plan, and whether it has a bias.
     """
     model, info = inference_model(teaching_model(["object"])), ModelInfo(("object",))
     record = browser_model(model, info)
@@ -85,14 +85,14 @@ def teach_page(samples: Mapping[str, Tensor] | None = None) -> Live:
             "samples": [{"title": title} for title in samples],
             **{f"image{i}": jpeg(image) for i, image in enumerate(samples.values())},
         },
-        alt="The page that teaches: images and boxes of your own, a training, and the detector that comes of it.",
+        alt="The page that teaches: images and boxes of your own, a training, the detector that comes of it.",
     )
     return Live(
         figure,
         {},
         caption=(
-            "Add images, draw boxes, train, and let the network suggest the boxes of the next images. All of it "
-            "runs in this page: nothing is sent anywhere."
+            "Add images, draw boxes, train, and let the network suggest the boxes of the next images. "
+            "All of it runs in this page: nothing is sent anywhere."
         ),
         fallback=plots.plot_views(
             [plots.View(image, title) for title, image in list(samples.items())[:6]], cell=120
