@@ -15,6 +15,7 @@ from d2lmini.checkpoint import pretrained
 from d2lmini.interop.export import save_weights_script
 from d2lmini.live import live_script, teach_script
 from d2lmini.widgets.live import BITS
+from d2lmini.widgets.turn import set_script
 
 
 def write_scripts(app: Sphinx, error: Exception | None) -> None:
@@ -27,6 +28,8 @@ def write_scripts(app: Sphinx, error: Exception | None) -> None:
         stale.unlink()
     (folder / "live.js").write_text(live_script(), "utf8")
     (folder / "teach.js").write_text(teach_script(), "utf8")
+    name, text = set_script()
+    (folder / name).write_text(text, "utf8")
     for name, bits in BITS.items():
         save_weights_script(folder, *pretrained(name), name, bits)
 

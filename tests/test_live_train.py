@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
 
@@ -24,6 +25,7 @@ from d2lmini.losses import LossConfig, ssd_loss
 from d2lmini.matching import Targets, match
 from d2lmini.model import normalize
 from d2lmini.train import TrainConfig, make_optimizer, one_cycle
+from d2lmini.widgets import turn
 from d2lmini.widgets.teach import ANCHORS, teaching_model, template
 from tests.test_live import in_node, needs_node, packed64, rgba, unpacked
 
@@ -394,6 +396,37 @@ def test_weights_from_the_page_detect_the_same_in_python(taught, tmp_path):
         )
         total += len(mine)
     assert total > 0
+
+
+def test_a_seed_is_a_run_and_a_setting_makes_another():
+    """Turn it: the same seed gives the same digits, another loss others, and held-out coins are found."""
+    program = """
+    (0, eval)(given.script);
+    const study = globalThis.d2lminiTeach().makeStudy(given.set), runs = [];
+    for (const config of [{}, {}, { loss: { sigma: 3 } }]) {
+      const news = [];
+      await study.train({ config: { ...config, steps: 20, seed: 3 } }, (one) => news.push(one));
+      runs.push(news);
+    }
+    answer(runs);
+    """
+    one, same, other = in_node({}, program, timeout=600, script=live.teach_script(), set=turn.study_set())
+    assert one == same
+    assert [news["cls"] for news in one[:20]] != [news["cls"] for news in other[:20]]
+    assert [news["box"] for news in one[:1]] != [news["box"] for news in other[:1]]
+    assert one[19]["cls"] < 0.5 * one[0]["cls"]
+    assert 0 <= one[-1]["ap"] <= one[-1]["ap50"] <= 1
+
+
+def test_what_the_study_ships_is_small_and_is_what_python_computes():
+    name, text = turn.set_script()
+    assert name in text
+    assert len(gzip.compress(text.encode())) < 1.5e6
+    held = turn.coin_windows()[turn.TRAIN :]
+    assert len(held) == turn.HELD_OUT
+    assert all(len(sample.labels) for sample in turn.coin_windows())
+    objects = turn.study_set()["objects"]
+    np.testing.assert_allclose(objects[-1][0]["box"], held[-1].boxes[0], atol=1e-5)
 
 
 def test_float16_is_written_as_numpy_rounds():

@@ -17,6 +17,7 @@ from d2lmini.data import Synthetic, load, open_data
 from d2lmini.data.images import to_tensor
 from d2lmini.interop import export
 from d2lmini.widgets.teach import teach_page
+from d2lmini.widgets.turn import set_script, turn_it
 from tests.test_live_page import browser, move, said, settle, watched, widget_page  # noqa: F401
 from tools import look
 
@@ -246,3 +247,28 @@ def test_a_zip_of_the_page_can_be_opened_again(browser, teach_book, photographs,
     tab.wait_for_function("/no zip file/.test(document.querySelector('.teaching > .readout').textContent)")
     assert not tab.complaints
     context.close()
+
+
+def test_turn_it_compares_settings_and_keeps_the_runs(browser, tmp_path):  # noqa: F811
+    scripts = tmp_path / "_static" / "live"
+    scripts.mkdir(parents=True)
+    (scripts / "teach.js").write_text(live.teach_script(), "utf8")
+    name, text = set_script()
+    (scripts / name).write_text(text, "utf8")
+    (tmp_path / "page.html").write_text(widget_page(turn_it().figure, 'data-content_root="./"'), "utf8")
+    tab = watched(browser.new_page(viewport={"width": 390, "height": 844}))
+    tab.goto(f"{(tmp_path / 'page.html').as_uri()}")
+    tab.get_by_role("button", name="start", exact=True).click()
+    tab.get_by_role("button", name="train both").wait_for(timeout=60_000)
+    move(tab, "σ of smooth L1", 3)
+    for _ in range(2):  # the second time both are known, to the last digit, and nothing is trained
+        tab.get_by_role("button", name="train both").click()
+        wait_for(tab, "the book.s: AP50 .*σ 3: AP50")
+    assert tab.locator("table tr").count() == 3
+    assert "one seed says nothing yet" in tab.locator(".d2l-app").text_content()
+    tab.get_by_role("button", name="train both").click()
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not look.axe(tab)
+    assert not tab.complaints
+    tab.close()

@@ -23,9 +23,11 @@ LIVE = (
 TRAIN = (  # what learns in a page, on top of LIVE
     *("matching.js", "losses.js", "matrices.js", "head.js", "weights.js", "trainer.js", "augment.js"),
     *("teacher.js", "record.js", "curves.js", "zip.js", "project.js", "start.js", "pagefile.js", "teach.js"),
+    "turn.js",
 )
 OFFERED = ("makeEngine", "serve", "startApp", "pageEngine", "kernelEngine")
-TAUGHT = ("startTeach", "serveTeacher", "callTeacher", "makeTeacher", "makeRecord", "checkpoint", "lookWith")
+TAUGHT = ("startTeach", "startTurn", "serveTeacher", "callTeacher", "makeTeacher", "makeStudy", "makeRecord")
+TAUGHT += ("checkpoint", "lookWith")
 KERNELS = {"__KERNEL__": "kernel.wasm", "__TRAIN__": "train.wasm", "__STRICT__": "train-strict.wasm"}
 PAGE = (HERE / "page.html").read_text("utf8")  # of a page of its own, for string.Template
 STYLE = (HERE / "live.css").read_text("utf8")

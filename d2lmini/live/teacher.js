@@ -1,6 +1,7 @@
 // What a worker does that teaches: features of images and of views of them, training, answers. One request after the
 // other: { id, do, … } in, any number of { id, … } out, the last with `done` or `error`.
 import { drawColors, drawWindow, objectsIn, renderView } from "./augment.js";
+import { bytesOf64 } from "./bytes.js";
 import { decodeBoxes, foregroundScores, makeAnchors } from "./decode.js";
 import { makeEngine } from "./engine.js";
 import { matchObjects } from "./matching.js";
@@ -10,6 +11,50 @@ import { meanAP } from "./scoring.js";
 import { CONFIG, makeRandom, makeTrainer, UNIT } from "./trainer.js";
 
 const WEAKEST = 0.01, SCORE_EVERY = 20; // the lowest score that counts; steps between two scores
+/** Steps of a training on examples; `tell` hears of each, and now and then what `score()` says. */
+export async function runSteps(trainer, examples, { steps }, { tell, score, stopped }) {
+  const batches = trainer.batches(examples.length);
+  for (let step = 1; step <= steps && !stopped(); step++) {
+    await pause(); // so that a request to stop is heard
+    const losses = trainer.step(batches.next().value.map((i) => examples[i]));
+    if (!Number.isFinite(losses.cls + losses.box)) throw new Error("the loss is no number any more: a lower learning rate helps");
+    tell({ step, ...losses });
+    if (step % SCORE_EVERY === 0 || step === steps) tell({ step, ...score() });
+  }
+}
+
+/** What a head says of examples, as boxes: [{ box, label, score }] for each. */
+function foundBy(trainer, examples, classes, anchors, decoding) {
+  return trainer.answers(examples).map(({ logits, offsets }) => detect(
+    { scores: foregroundScores(logits, classes), boxes: decodeBoxes(anchors, offsets, decoding) }, { score: WEAKEST, iou: 0.45 }).found);
+}
+
+const withDefaults = (config) => ({ ...CONFIG, ...config, loss: { ...CONFIG.loss, ...config.loss } });
+
+/** A head that learns again and again from a set whose features are known: that of widgets/turn.py. */
+export function makeStudy({ record, classes, features, objects, train }) {
+  const anchors = makeAnchors(record), bytes = bytesOf64(features), length = bytes.length / objects.length;
+  const examples = objects.map((list, i) => ({ features: bytes.subarray(i * length, (i + 1) * length), ...matchObjects(anchors, list, record.decoding) }));
+  const truth = objects.slice(train), held = examples.slice(train);
+  const shape = { features: record.features, anchors: anchorsAPlace(record), classes };
+  let stopped = false;
+  return {
+    stop() { stopped = true; },
+    async train({ config }, tell) {
+      const settings = withDefaults(config), trainer = await makeTrainer(shape, settings);
+      const score = () => {
+        const pairs = foundBy(trainer, held, classes, anchors, record.decoding).map((found, i) => ({ found, truth: truth[i] }));
+        return { ap: meanAP(pairs), ap50: meanAP(pairs, [0.5]) };
+      };
+      stopped = false;
+      await runSteps(trainer, examples.slice(0, train), settings, { tell, score, stopped: () => stopped });
+      return { stopped };
+    },
+  };
+}
+
+const anchorsAPlace = ({ sizes, ratios }) => sizes[0].length + ratios[0].length - 1;
+
 /** The maps that a head learns from: MobileNetV2's before each of its last two halvings, and its last. */
 export function featureMaps({ steps }) {
   const halving = steps.filter(({ op, stride }) => op === "each" && stride === 2).slice(-2);
@@ -43,12 +88,10 @@ export async function lookWith(engine, model, rgba, score = WEAKEST) {
 export async function makeTeacher(everyday, template) {
   const engine = await makeEngine(everyday), source = featureMaps(engine.layout), anchors = makeAnchors(template);
   const known = new Map(); // of each image its views: { window, features }
-  const shape = { features: source.maps.map(({ height, width, channels }) => ({ height, width, channels })), anchors: template.sizes[0].length + template.ratios[0].length - 1 };
+  const shape = { features: source.maps.map(({ height, width, channels }) => ({ height, width, channels })), anchors: anchorsAPlace(template) };
   let trainer = null, classes = 0, stopped = false;
 
   const example = ({ window, features }, objects) => ({ features, ...matchObjects(anchors, objectsIn(objects, window), template.decoding) });
-  const found = ({ logits, offsets }, score = WEAKEST) =>
-    detect({ scores: foregroundScores(logits, classes), boxes: decodeBoxes(anchors, offsets, template.decoding) }, { score, iou: 0.45 }).found;
   const start = async (many, config) => {
     classes = many;
     trainer = await makeTrainer({ ...shape, classes }, config);
@@ -70,25 +113,19 @@ export async function makeTeacher(everyday, template) {
     forget: ({ key }) => ({ known: known.delete(key) }),
     /** Train on images that were seen: [{ key, objects }]; `tell` hears of every step, and of every score. */
     async train({ images, heldOut, classes: many, config = {}, go = false }, tell) {
-      const settings = { ...CONFIG, ...config, loss: { ...CONFIG.loss, ...config.loss } };
+      const settings = withDefaults(config);
       const examples = images.flatMap(({ key, objects }) => known.get(key).map((view) => example(view, objects)));
       const before = go && trainer && classes === many ? trainer.weights() : null;
       await start(many, { ...settings, batch_size: Math.min(settings.batch_size, examples.length) });
       if (before) trainer.set(before);
-      const batches = trainer.batches(examples.length);
       stopped = false;
-      for (let step = 1; step <= settings.steps && !stopped; step++) {
-        await pause(); // so that a request to stop is heard
-        const losses = trainer.step(batches.next().value.map((i) => examples[i]));
-        if (!Number.isFinite(losses.cls + losses.box)) throw new Error("the loss is no number any more: a lower learning rate helps");
-        tell({ step, ...losses });
-        if (heldOut.length && (step % SCORE_EVERY === 0 || step === settings.steps)) tell({ step, ...this.score({ images: heldOut }) });
-      }
+      const score = () => (heldOut.length ? this.score({ images: heldOut }) : {});
+      await runSteps(trainer, examples, settings, { tell, score, stopped: () => stopped });
       return { steps: settings.steps, stopped };
     },
     /** What is found in images that were seen, and AP over all of them. */
     score({ images }) {
-      const answers = trainer.answers(images.map(({ key }) => known.get(key)[0])).map((one) => found(one));
+      const answers = foundBy(trainer, images.map(({ key }) => known.get(key)[0]), classes, anchors, template.decoding);
       const pairs = images.map(({ objects }, i) => ({ found: answers[i], truth: objects }));
       return { ap: meanAP(pairs), ap50: meanAP(pairs, [0.5]), found: answers.map((list) => list.slice(0, 100)) };
     },
@@ -109,7 +146,7 @@ export function serveTeacher(port) {
     last = last.then(async () => {
       const tell = (more) => port.postMessage({ id: data.id, ...more });
       try {
-        if (data.do === "start") teacher = await makeTeacher(data.everyday, data.template);
+        if (data.do === "start") teacher = data.set ? makeStudy(data.set) : await makeTeacher(data.everyday, data.template);
         tell({ ...(data.do === "start" ? {} : await teacher[data.do](data, tell)), done: true });
       } catch (error) {
         tell({ error: error.message });

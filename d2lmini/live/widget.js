@@ -36,16 +36,17 @@ async function fromKernel(widget, kind) {
 
 export default {
   render({ model: widget, el }) {
-    const { name, about, samples, template, ...images } = widget.get("data"), folder = bookFolder();
+    const { name, about, samples, template, study, ...images } = widget.get("data"), folder = bookFolder();
     const fileOf = ({ mime, bytes }) => new Blob([bytesOf(bytes)], { type: mime });
     const given = samples.map((sample, i) => ({ ...sample, blob: fileOf(images[`image${i}`]) }));
     const get = (kind, waiting) => (folder ? fromBook(folder, kind, name, waiting) : fromKernel(widget, kind));
-    if (template) {
+    if (template || study) {
       const load = async (waiting) => {
-        const { whole, model } = await get("d2lminiTeach", waiting);
-        return (frame) => whole().startTeach(frame, { everyday: model, template, samples: given, whole });
+        const { whole, model } = await get("d2lminiTeach", waiting), { startTeach, startTurn } = whole();
+        return (frame) => (study ? startTurn(frame, { set: model, whole }) : startTeach(frame, { everyday: model, template, samples: given, whole }));
       };
-      return beginTeach(el, { about: `The network (${about}) is fetched when you start. All of it runs in this page: your images never leave it.`, load });
+      const what = study ? `What it learns from (${about})` : `The network (${about})`;
+      return beginTeach(el, { about: `${what} is fetched when you start. All of it runs in this page, and nothing leaves it.`, load });
     }
     const here = `The network (${about}) is fetched then, and runs in this page: your own images never leave it.`;
     const there = `The network (${about}) runs in the kernel of this notebook: your own images go there and no further.`;
