@@ -188,7 +188,7 @@ def test_the_live_detector_has_its_scripts(book):
         text = notebook.read_text("utf8") if notebook.is_file() else ""
         named += re.findall(r'"name": "([a-z]+-[0-9a-f]{12}\.js)"', text)
     assert len(named) >= 2
-    assert {p.name for p in (book / "_static" / "live").iterdir()} == {"live.js", *named}
+    assert {p.name for p in (book / "_static" / "live").iterdir()} == {"live.js", "teach.js", *named}
 
 
 def test_vendored_scripts_are_what_was_published():
@@ -257,7 +257,22 @@ def test_page_on_a_desk(browser, address, page):
     assert found.weight <= limit
     assert len(found.controls) >= found.shown["figures"]
     assert not [name for name, moved in found.controls if not moved]
+    assert not found.shown["typed"], "a readout beside stops that takes what nobody reads"
     print(f"{page}: {found.weight / 1000:.0f} kB, alive after {found.shown['alive'] or 0:.0f} ms")
+
+
+DEAD = """<div class="d2l-live"><div class="d2l-figure" data-state="x"><p class="readout" aria-busy="true">x</p>
+<button>dead</button><button onclick="this.parentElement.dataset.state += 'y'">alive</button>
+</div></div>
+<script>setTimeout(() => document.querySelector("p").removeAttribute("aria-busy"), 100)</script>"""
+
+
+def test_a_dead_control_is_found(browser):
+    """Also just after a drawing, while its readout is still marked as busy."""
+    tab = browser.new_page()
+    tab.set_content(DEAD)
+    assert look.drive(tab) == [("figure 1, button alive", True), ("figure 1, button dead", False)]
+    tab.close()
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -126,6 +126,7 @@ SHOWN = """() => ({
   wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   sideways: [...document.querySelectorAll('.bd-article pre')].filter(p => p.scrollWidth > p.clientWidth + 1)
     .filter(p => !p.closest('.stream, .text_plain')).map(p => p.textContent.slice(0, 40)), // printed may
+  typed: document.querySelectorAll('.d2l-steps .widget-readout[contenteditable="true"]').length,
   alive: d2l.alive, shift: d2l.shift, jumps: d2l.jumps,
 })"""
 
@@ -234,9 +235,10 @@ def axe(tab: Page) -> list[str]:
 
 # ---- moving the controls of figures ----
 
-# What a figure shows now, without the names of clip paths, which are new in every drawing.
+# What a figure shows now, without the names of clip paths, which are new in every drawing, and without the
+# mark of a readout that has just changed, which goes by itself a moment later.
 STATE = """(live) => [...live.querySelectorAll('.d2l-figure')].map((f) => f.dataset.state + f.innerHTML)
-  .join().replaceAll(/clip-[0-9a-z]+/g, '')"""
+  .join().replaceAll(/clip-[0-9a-z]+| aria-busy="true"/g, '')"""
 HANDLES = ".noUi-handle"
 BUTTONS = ".d2l-figure button, .widget-toggle-buttons button, .widget-toggle-button"
 DIRECT = ".d2l-figure svg [tabindex='0']"

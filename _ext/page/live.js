@@ -23,6 +23,8 @@
       put(handle, "aria-label", label);
       if (readout?.textContent) put(handle, "aria-valuetext", readout.textContent);
     }
+    // What is typed beside a slider of stops stays there, and the figure does not move: let nobody type.
+    if (readout?.isContentEditable && slider.matches(".d2l-steps")) readout.contentEditable = "false";
     if (readout?.isContentEditable) {
       put(readout, "role", "textbox");
       put(readout, "aria-label", `${label}, as a number`);

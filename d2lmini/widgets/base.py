@@ -125,9 +125,10 @@ def whole(label: str, low: int, high: int, value: int) -> ipywidgets.IntSlider:
 
 def steps(label: str, options: Sequence[Any], index: int = 0) -> ipywidgets.SelectionSlider:
     """A slider over named stops; what it drives is the stop's index."""
-    return ipywidgets.SelectionSlider(
-        options=[str(option) for option in options], index=index, **_common(label)
-    )
+    names = [str(option) for option in options]
+    slider = ipywidgets.SelectionSlider(options=names, index=index, **_common(label))
+    slider.add_class("d2l-steps")  # its readout is no field to type into: see _ext/page/live.js
+    return slider
 
 
 def choice(label: str, options: Sequence[str], index: int = 0) -> ipywidgets.Dropdown:
