@@ -54,6 +54,7 @@ def error_breakdown(
 ) -> ErrorBreakdown:
     """Count what `error_kinds`, with these `thresholds`, says of each detection, and the missed objects.
 
+    >>> import torch
     >>> from d2lmini.detect import Detections
     >>> cat = torch.tensor([[0.0, 0.0, 0.5, 0.5]])
     >>> twice = Detections(cat.repeat(2, 1), torch.tensor([0.9, 0.8]), torch.tensor([0, 0]))

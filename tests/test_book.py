@@ -261,7 +261,8 @@ def test_page_on_a_desk(browser, address, page):
     print(f"{page}: {found.weight / 1000:.0f} kB, alive after {found.shown['alive'] or 0:.0f} ms")
 
 
-DEAD = """<div class="d2l-live"><div class="d2l-figure" data-state="x"><p class="readout" aria-busy="true">x</p>
+DEAD = """<div class="d2l-live"><div class="d2l-figure" data-state="x">
+<p class="readout" aria-busy="true">x</p>
 <button>dead</button><button onclick="this.parentElement.dataset.state += 'y'">alive</button>
 </div></div>
 <script>setTimeout(() => document.querySelector("p").removeAttribute("aria-busy"), 100)</script>"""

@@ -251,7 +251,7 @@ def trained(tmp_path):
 def test_export_writes_checkpoint_and_script(trained, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["export", "--model", str(trained), "--out", str(out)]) == 0
-    names = sorted(path.name for path in out.iterdir())
+    names = sorted(path.name for path in out.glob("insects*"))
     assert names[1] == "insects.safetensors"
     assert re.fullmatch(r"insects-[0-9a-f]{12}\.js", names[0])
     assert "for web pages" in capsys.readouterr().out

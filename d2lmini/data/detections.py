@@ -19,9 +19,10 @@ class Detections:
     As in a data frame, `len`, masks, slices and indices are those of rows, and iterating gives the columns;
     `+` merges two, best first. Sizes of images are (height, width) in pixels.
 
-    >>> found = Detections(torch.rand(3, 4), torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0, 1, 0]))
-    >>> len(found), len(found[found.labels == 0]), found[:2].scores, len(found + found[0])
-    (3, 2, tensor([0.9000, 0.8000]), 4)
+    >>> scores, labels = torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0, 1, 0])
+    >>> found = Detections(torch.rand(3, 4), scores, labels)
+    >>> len(found), len(found[labels == 0]), len(found + found[0])
+    (3, 2, 4)
     """
 
     boxes: Tensor

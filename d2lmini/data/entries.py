@@ -173,8 +173,8 @@ def as_size(*sides: Any) -> tuple[int, int] | None:
 def is_marked(value: Any) -> bool:
     """Whether a mark such as `difficult` or `iscrowd` is set, however it is written.
 
-    >>> [is_marked(v) for v in ("1", True, "yes", 1.0)], [is_marked(v) for v in ("Unspecified", "0.0", None)]
-    ([True, True, True, True], [False, False, False])
+    >>> [is_marked(value) for value in ("1", True, "yes", "Unspecified", "0.0")]
+    [True, True, True, False, False]
     """
     text = str(value).strip().lower()
     try:

