@@ -8,13 +8,18 @@ export function mapShapes({ plan }) {
   return heads.map(({ map: [height, width], anchors }) => ({ height, width, anchors }));
 }
 
+/** Width and height of a scale's anchors, as shares of the image: `AnchorSpec.shapes`. */
+export function anchorShapes(model, scale) {
+  const sizes = model.sizes[scale], [first, ...others] = model.ratios[scale];
+  const pairs = model.paired ? sizes.map((size, i) => [size, model.ratios[scale][i]]) : [...sizes.map((size) => [size, first]), ...others.map((ratio) => [sizes[0], ratio])];
+  return pairs.map(([size, ratio]) => [size * Math.sqrt(ratio), size / Math.sqrt(ratio)]);
+}
+
 /** Corners of all anchors, A × 4, as `anchors.make_anchors` lays them out. */
 export function makeAnchors(model) {
   const corners = [];
   mapShapes(model).forEach(({ height, width }, scale) => {
-    const sizes = model.sizes[scale], [first, ...others] = model.ratios[scale];
-    const pairs = model.paired ? sizes.map((size, i) => [size, model.ratios[scale][i]]) : [...sizes.map((size) => [size, first]), ...others.map((ratio) => [sizes[0], ratio])];
-    const halves = pairs.map(([size, ratio]) => [f(f(size * Math.sqrt(ratio)) / 2), f(f(size / Math.sqrt(ratio)) / 2)]);
+    const halves = anchorShapes(model, scale).map(([w, h]) => [f(f(w) / 2), f(f(h) / 2)]);
     for (let y = 0; y < height; y++) {
       for (let x = 0; x < width; x++) {
         const across = f((x + 0.5) / width), down = f((y + 0.5) / height);

@@ -3,7 +3,7 @@ import { startApp } from "./app.js";
 import { startCamera } from "./camera.js";
 import { slider, tick } from "./controls.js";
 import { makeCurves } from "./curves.js";
-import { mapShapes } from "./decode.js";
+import { anchorShapes, mapShapes } from "./decode.js";
 import { html } from "./dom.js";
 import { colorOf, inkOn } from "./drawing.js";
 import { readImage } from "./image.js";
@@ -28,7 +28,7 @@ const plural = (n, one, more = `${one}s`) => `${n} ${n === 1 ? one : more}`;
  */
 export async function startTeach({ body, tell }, { everyday, template, samples, whole }) {
   const teacher = callTeacher(whole), { record } = template, undoes = [], runs = [];
-  const anchors = mapShapes(record).flatMap((_, scale) => shapesOf(record, scale));
+  const anchors = mapShapes(record).flatMap((_, scale) => anchorShapes(record, scale));
   let project = { classes: ["object"], images: [] }, current = null, serial = 0, tensors = null, busy = false, stopCamera = null, used = null, last = "", shown = null;
   await teacher.ask("start", { everyday, template: record });
 
@@ -234,14 +234,13 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
   async function train(go) {
     const { training, heldOut } = divide(project.images), wanted = ({ key, objects }) => ({ key, objects }), total = steps.value;
     if (!training.length) throw new Error("label an image first");
-    const mine = { cls: [], box: [], ap50: [], found: null, stopped: false };
+    const mine = { cls: [], box: [], ap50: [], found: null };
     busy = true, stopButton.disabled = false, drawSheet();
     try {
       const start = performance.now();
       for (const [i, one] of [...training, ...heldOut].entries()) {
         tell(`What the backbone knows of the images: ${i + 1} of ${training.length + heldOut.length} …`);
         await look(one, i < training.length ? VIEWS : 1);
-        if (mine.stopped) return;
       }
       const hear = (news) => {
         for (const name of ["cls", "box", "ap50"]) if (name in news) mine[name].push([news.step, news[name]]);
@@ -303,7 +302,7 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
 
   const learned = () => {
     if (!tensors) throw new Error("train first");
-    const known = tensors["class_heads.0.bias"].shape[0] / shapesOf(record, 0).length - 1;
+    const known = tensors["class_heads.0.bias"].shape[0] / anchorShapes(record, 0).length - 1;
     if (known !== project.classes.length) throw new Error(`there are ${project.classes.length} classes, and ${known} when it was trained: train again`);
     return makeRecord(template, everyday, tensors, [...project.classes], { recipe: "taught in the page" });
   };
@@ -371,10 +370,4 @@ export async function startTeach({ body, tell }, { everyday, template, samples, 
       clearTimeout(waiting);
     },
   };
-}
-
-/** Width and height of a scale's anchors, as shares of the image. */
-function shapesOf({ sizes, ratios }, scale) {
-  const [first, ...others] = ratios[scale];
-  return [...sizes[scale].map((size) => [size, first]), ...others.map((ratio) => [sizes[scale][0], ratio])].map(([size, ratio]) => [size * Math.sqrt(ratio), size / Math.sqrt(ratio)]);
 }

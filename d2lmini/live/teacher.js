@@ -2,7 +2,7 @@
 // other: { id, do, … } in, any number of { id, … } out, the last with `done` or `error`.
 import { drawColors, drawWindow, objectsIn, renderView } from "./augment.js";
 import { bytesOf64 } from "./bytes.js";
-import { decodeBoxes, foregroundScores, makeAnchors } from "./decode.js";
+import { anchorShapes, decodeBoxes, foregroundScores, makeAnchors } from "./decode.js";
 import { makeEngine } from "./engine.js";
 import { matchObjects } from "./matching.js";
 import { detect } from "./nms.js";
@@ -25,8 +25,12 @@ export async function runSteps(trainer, examples, { steps }, { tell, score, stop
 
 /** What a head says of examples, as boxes: [{ box, label, score }] for each. */
 function foundBy(trainer, examples, classes, anchors, decoding) {
-  return trainer.answers(examples).map(({ logits, offsets }) => detect(
-    { scores: foregroundScores(logits, classes), boxes: decodeBoxes(anchors, offsets, decoding) }, { score: WEAKEST, iou: 0.45 }).found);
+  return trainer.answers(examples).map((answer) => boxesIn(answer, { classes, anchors, decoding }));
+}
+
+/** A network's answers as boxes, the best first. */
+function boxesIn({ logits, offsets }, { classes, anchors, decoding, scores = "softmax", score = WEAKEST }) {
+  return detect({ scores: foregroundScores(logits, classes, scores), boxes: decodeBoxes(anchors, offsets, decoding) }, { score, iou: 0.45 }).found;
 }
 
 const withDefaults = (config) => ({ ...CONFIG, ...config, loss: { ...CONFIG.loss, ...config.loss } });
@@ -36,7 +40,7 @@ export function makeStudy({ record, classes, features, objects, train }) {
   const anchors = makeAnchors(record), bytes = bytesOf64(features), length = bytes.length / objects.length;
   const examples = objects.map((list, i) => ({ features: bytes.subarray(i * length, (i + 1) * length), ...matchObjects(anchors, list, record.decoding) }));
   const truth = objects.slice(train), held = examples.slice(train);
-  const shape = { features: record.features, anchors: anchorsAPlace(record), classes };
+  const shape = { features: record.features, anchors: anchorShapes(record, 0).length, classes };
   let stopped = false;
   return {
     stop() { stopped = true; },
@@ -52,8 +56,6 @@ export function makeStudy({ record, classes, features, objects, train }) {
     },
   };
 }
-
-const anchorsAPlace = ({ sizes, ratios }) => sizes[0].length + ratios[0].length - 1;
 
 /** The maps that a head learns from: MobileNetV2's before each of its last two halvings, and its last. */
 export function featureMaps({ steps }) {
@@ -80,15 +82,15 @@ async function featuresOf(engine, { maps, needed }, rgba) {
 
 /** What a detector of a page finds in an image of its size, RGBA. */
 export async function lookWith(engine, model, rgba, score = WEAKEST) {
-  const { logits, offsets } = await engine.run(rgba), scores = foregroundScores(logits, model.classes.length, model.scores);
-  return detect({ scores, boxes: decodeBoxes(makeAnchors(model), offsets, model.decoding) }, { score, iou: 0.45 }).found;
+  const { classes, decoding, scores } = model;
+  return boxesIn(await engine.run(rgba), { classes: classes.length, anchors: makeAnchors(model), decoding, scores, score });
 }
 
 /** Teach a head for the anchors of `template`, a detector's record, on the backbone of `everyday`. */
 export async function makeTeacher(everyday, template) {
   const engine = await makeEngine(everyday), source = featureMaps(engine.layout), anchors = makeAnchors(template);
   const known = new Map(); // of each image its views: { window, features }
-  const shape = { features: source.maps.map(({ height, width, channels }) => ({ height, width, channels })), anchors: anchorsAPlace(template) };
+  const shape = { features: source.maps.map(({ height, width, channels }) => ({ height, width, channels })), anchors: anchorShapes(template, 0).length };
   let trainer = null, classes = 0, stopped = false;
 
   const example = ({ window, features }, objects) => ({ features, ...matchObjects(anchors, objectsIn(objects, window), template.decoding) });
